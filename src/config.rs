@@ -27,10 +27,10 @@ use std::path::{Path, PathBuf};
 
 pub use client_auth::ClientAuth;
 pub use environment::{ProxyVariables, Variable, proxy_target, proxy_variables, root_paths};
-pub use inspect::{check_references, missing_values, problem_near};
+pub use inspect::{check_references, missing_values, problem_near, slip_in_printed};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
-pub use program::end_all as end_programs;
+pub use program::{end_all as end_programs, limit_files as limit_programs};
 pub(crate) use raw::values::Words;
 pub use reference::{Chained, ReferenceError, Source, make_all};
 pub(crate) use report::nearest;

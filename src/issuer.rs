@@ -224,7 +224,8 @@ impl Issuer {
         }
         let fetch = fetch.without_time_since(began);
         let outcome = self.request(&client, fetch).await;
-        let is_refused = outcome.as_ref().is_err_and(IssuerError::is_about_credential);
+        let exchanges = remedy::exchanges_token(&self.config);
+        let is_refused = outcome.as_ref().is_err_and(|error| error.is_about_credential(exchanges));
         if !is_refused || !refuse(&values, fetch.tokens) {
             return outcome;
         }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 
 use crate::admin;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::listener::REFUSALS;
 use crate::net;
 use crate::webhook;
@@ -93,6 +93,7 @@ pub fn harden() -> Vec<String> {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         refused.push(format!("memory cannot be hidden from debuggers (PR_SET_DUMPABLE): {error}"));
     }
+    config::limit_programs(files);
     if files.current != files.maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })
     {

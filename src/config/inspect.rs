@@ -7,9 +7,10 @@ use std::path::Path;
 
 use crate::config::files;
 use crate::config::model::{Config, ReferenceUse, StoreConfig, StorePlace, WebhookConfig};
-use crate::config::reference::{self, ReferenceError};
+use crate::config::reference::{self, ReferenceError, Source};
 use crate::config::report::{Problem, Severity};
 use crate::config::store_key::{self, StoreKey};
+use crate::secret::Secret;
 
 /// Reads every reference now. The warnings say what gives no value, which secrets other users may read, and which learned
 /// values or tokens could not be kept. A key of the store that cannot be one is an error.
@@ -271,6 +272,9 @@ fn slip_in_secret(bytes: &[u8]) -> Option<Slip> {
     if text.contains(['\n', '\r']) {
         return slip("the secret has several lines", "keep the one that is the secret");
     }
+    if text.contains(char::is_control) {
+        return slip("the secret contains control characters, which are sent too", "write it without them");
+    }
     let quoted = |quote: char| text.len() > 1 && text.starts_with(quote) && text.ends_with(quote);
     if ['"', '\'', '`'].into_iter().any(quoted) {
         return slip("the secret is in quotes, which are sent too", "write it without them");
@@ -302,6 +306,12 @@ pub(super) fn slip_in_literal(bytes: &[u8], folder: &Path) -> Option<Slip> {
         });
     }
     slip_in_secret(bytes)
+}
+
+/// What looks wrong with a secret that a program printed, for the error if the issuer refuses it. `check` runs no program.
+pub fn slip_in_printed(source: &Source, secret: &Secret) -> Option<String> {
+    let slip = slip_in_secret(secret.expose()).filter(|_| source.is_printed())?;
+    Some(format!("{}: {}; the program must print only the secret", source.place(), slip.message))
 }
 
 /// With a byte order mark, or ASCII characters without one.

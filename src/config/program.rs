@@ -13,10 +13,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, getpid, waitpid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, getpid, prlimit, waitpid};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use zeroize::Zeroizing;
@@ -48,6 +48,15 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 static PROGRAMS: Aside = Aside::new("programs", 64);
 static RUNS: LazyLock<Arc<SharedWork<Outcome>>> = LazyLock::new(|| Arc::new(SharedWork::new(&PROGRAMS)));
 static KNOWN: Known<ProgramConfig> = Mutex::new(Vec::new());
+
+/// The limit of open files that programs get.
+static FILES: OnceLock<Rlimit> = OnceLock::new();
+
+/// Programs get this limit of open files, and not the one to which bearerd raises its own: some close every descriptor up to the
+/// limit when they start, and those that use `select` fail with descriptors above 1024.
+pub fn limit_files(limit: Rlimit) {
+    let _ = FILES.set(limit);
+}
 
 /// The process groups of programs that run now.
 static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
@@ -214,6 +223,10 @@ impl ProgramConfig {
         };
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let _running = group.map(|group| Running::new(group.as_raw_nonzero().get()));
+        if let Some((pid, limit)) = group.zip(FILES.get()) {
+            // The system refuses it only if the program has ended.
+            let _ = prlimit(Some(pid), Resource::Nofile, *limit);
+        }
         let mut printed = Zeroizing::new(Vec::with_capacity(OUTPUT_LIMIT + 1));
         let mut said = Zeroizing::new(Vec::with_capacity(OUTPUT_LIMIT));
         let mut more = false;

@@ -426,6 +426,11 @@ impl Source {
         matches!(self.0.definition, Definition::Literal(_))
     }
 
+    /// A program prints it.
+    pub(super) fn is_printed(&self) -> bool {
+        matches!(self.0.definition, Definition::Exec { .. })
+    }
+
     /// The place of the value, in words for an operator.
     pub fn place(&self) -> String {
         let (place, pointer) = match &self.0.definition {
@@ -658,7 +663,8 @@ fn without_line_end(bytes: &[u8]) -> &[u8] {
 
 fn point_into(whole: &Secret, pointer: &str) -> Result<Secret, String> {
     // serde_json's message could quote the text, so only the place is named.
-    let json: serde_json::Value = serde_json::from_slice(whole.expose())
+    let text = whole.expose();
+    let json: serde_json::Value = serde_json::from_slice(text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text))
         .map_err(|error| format!("is not JSON (line {}, column {})", error.line(), error.column()))?;
     match json.pointer(pointer) {
         Some(serde_json::Value::String(text)) => Ok(Secret::from(text.as_str())),

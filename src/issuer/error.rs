@@ -122,9 +122,15 @@ impl IssuerError {
         self.kind == FailureKind::ClientRefused && !self.forgiven
     }
 
-    /// The issuer refused who the client is or what it shows, so that a fresh secret or assertion may help.
-    pub fn is_about_credential(&self) -> bool {
-        self.kind == FailureKind::ClientRefused || self.code.as_deref() == Some("invalid_grant")
+    /// The issuer refused who the client is or what it shows, so that a fresh secret, assertion, or token may help. If a
+    /// token is exchanged, a refused one is an `invalid_request` (RFC 8693 section 2.2.2).
+    pub(super) fn is_about_credential(&self, exchanges_token: bool) -> bool {
+        self.kind == FailureKind::ClientRefused
+            || match self.code.as_deref() {
+                Some("invalid_grant" | "invalid_token") => true,
+                Some("invalid_request") => exchanges_token,
+                _ => false,
+            }
     }
 
     /// See [`Unreached::silent`].

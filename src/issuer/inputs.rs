@@ -11,7 +11,9 @@ use super::credential::{ClientCredential, WhichCredential};
 use super::keys::{self, KeyCache, read};
 use super::request::{self, SignedParts, Value};
 use crate::config::client_auth::Proof;
-use crate::config::{CredentialKey, IssuerConfig, JwtConfig, JwtUse, ParamValue, ReferenceError, Source};
+use crate::config::{
+    CredentialKey, IssuerConfig, JwtConfig, JwtUse, ParamValue, ReferenceError, Source, slip_in_printed,
+};
 use crate::redact::Redactor;
 use crate::secret::Secret;
 
@@ -81,6 +83,8 @@ impl Inputs {
         if let Some(secret) = &client_secret {
             reader.redactor.add(secret);
         }
+        let slip = client.secret.zip(client_secret.as_deref());
+        let slip = slip.and_then(|(source, secret)| slip_in_printed(source, secret));
         let basic = match &config.basic {
             None => None,
             Some(basic) => {
@@ -104,6 +108,7 @@ impl Inputs {
         };
         inputs.read_jwts(config, client, key, keys, &mut reader, now)?;
         inputs.remark(config, keys, now);
+        inputs.remarks.extend(slip);
         inputs.redactor = reader.redactor;
         Ok(inputs)
     }

@@ -5,19 +5,26 @@ use http::StatusCode;
 use super::FailureKind;
 use super::error::ErrorContext;
 use super::reported::ReportedError;
-use crate::config::JwtUse;
 use crate::config::client_auth::{Proof, check_assertion, check_jwt};
+use crate::config::{IssuerConfig, JwtUse};
 use crate::net::dpop;
 
 /// RFC 8693 section 2.1.
 const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+
+/// The grant exchanges one token for another.
+pub(super) fn exchanges_token(config: &IssuerConfig) -> bool {
+    config.grant_type.as_deref() == Some(TOKEN_EXCHANGE)
+}
 
 /// Parameters that name one of a machine's identities.
 const IDENTITY_PARAMS: [&str; 4] = ["object_id", "principal_id", "msi_res_id", "mi_res_id"];
 
 /// The advice if a value of our own cannot be read. `what` names the place.
 pub(super) fn unreadable(issuer: &str, what: &str) -> String {
-    if what.contains(": program ") {
+    if what.contains(": key pkcs11:") {
+        format!("check the device, and pkcs11 in [issuer.{issuer}]")
+    } else if what.contains(": program ") {
         format!(
             "run the program by hand as the user that bearerd runs as, or change exec in [issuer.{issuer}]"
         )
@@ -36,10 +43,10 @@ pub(super) fn unreadable(issuer: &str, what: &str) -> String {
 impl ErrorContext<'_> {
     /// The advice for the operator.
     pub(super) fn remedy(&self, status: StatusCode, reported: &ReportedError) -> String {
-        let description = reported.description.as_deref();
-        let known = description.and_then(|text| self.known_cause(text));
+        let said = reported.said();
+        let known = said.and_then(|text| self.known_cause(text));
         let known = known.or_else(|| self.identity(reported));
-        let known = known.or_else(|| self.by_words(status, reported.code.as_deref(), description?));
+        let known = known.or_else(|| self.by_words(status, reported.code.as_deref(), said?));
         let known = known.or_else(|| self.plain_http_refused(reported));
         known.or_else(|| self.by_code(status, reported)).unwrap_or_else(|| self.by_status(status, reported))
     }
@@ -49,7 +56,7 @@ impl ErrorContext<'_> {
         if !reported.names_no_identity() {
             return None;
         }
-        let said = reported.description.as_deref()?.to_ascii_lowercase();
+        let said = reported.said()?.to_ascii_lowercase();
         let issuer = format!("[issuer.{}]", self.config.name);
         Some(if said.contains("multiple") {
             format!("choose one of the machine's identities by client_id of {issuer}")
@@ -75,7 +82,7 @@ impl ErrorContext<'_> {
 
     /// Go's servers and nginx respond in plain HTTP to a plain request on a TLS port.
     fn plain_http_refused(&self, reported: &ReportedError) -> Option<String> {
-        let said = reported.text.as_ref().or(reported.description.as_ref())?.to_ascii_lowercase();
+        let said = reported.said()?.to_ascii_lowercase();
         let refused = !self.https && said.contains("https") && said.contains("http request");
         refused.then(|| {
             format!("check {} of [issuer.{}]{}", self.endpoint_key(), self.config.name, self.https_hint())
@@ -87,6 +94,27 @@ impl ErrorContext<'_> {
         let text = description.to_ascii_lowercase();
         let has = |word: &str| text.contains(word);
         let missing = has("missing") || has("required") || has("not provided");
+        // Google's metadata server of a pod, and its IAM.
+        if has("iam returned") || has("iam.serviceaccounts.get") {
+            return Some(
+                "give this identity a role on the service account, roles/iam.serviceAccountTokenCreator (a pod's Kubernetes \
+                 service account: roles/iam.workloadIdentityUser), and check the account's name"
+                    .to_owned(),
+            );
+        }
+        if exchanges_token(self.config) {
+            // Keycloak's words.
+            if has("not within the token audience") {
+                return Some(
+                    "the token that is exchanged must name this client in its audience (aud): add it there at the issuer, for \
+                     the client that the token is granted to (in Keycloak, an audience mapper)"
+                        .to_owned(),
+                );
+            }
+            if has("token exchange") && (has("not enabled") || has("not allowed")) {
+                return Some("allow this client to exchange tokens at the issuer".to_owned());
+            }
+        }
         if self.config.dpop.is_none() && has("dpop") && missing {
             return Some(self.check_dpop());
         }
@@ -150,6 +178,10 @@ impl ErrorContext<'_> {
             "invalid_target" | "invalid_resource" => {
                 format!("check params (audience, resource) and scopes of [issuer.{name}] and of the route")
             }
+            "invalid_request" if exchanges_token(self.config) => format!(
+                "{}; or check the other params and the scopes of it",
+                self.check_grant()
+            ),
             "invalid_request" if self.may_need_client_id() => format!(
                 "set send_client_id = true in [issuer.{name}] (some servers, such as Spring's, require client_id with an \
                  assertion), or check params, scopes and client_auth of it, and params of the route"
@@ -161,7 +193,7 @@ impl ErrorContext<'_> {
             "invalid_request" => {
                 format!("check params, scopes and client_auth of [issuer.{name}], and params of the route")
             }
-            "invalid_grant" => self.check_grant(),
+            "invalid_grant" | "invalid_token" => self.check_grant(),
             "unsupported_grant_type" => {
                 format!(
                     "the issuer does not accept {}; check grant_type and {} of [issuer.{name}]",
@@ -184,6 +216,10 @@ impl ErrorContext<'_> {
     fn by_status(&self, status: StatusCode, reported: &ReportedError) -> String {
         let (name, key) = (&self.config.name, self.endpoint_key());
         match status.as_u16() {
+            401 | 403 | 404 | 410 if self.is_metadata_service() => format!(
+                "check that this is the metadata service that {key} of [issuer.{name}] means (each cloud has one at the same \
+                 address), and that this machine has an identity there; bearerd asks again"
+            ),
             401 => self.check_client(),
             429 => "it limits the rate of requests, and bearerd asks again when it allows; check that not many clients \
                     or replicas use the same client_id"
@@ -206,6 +242,17 @@ impl ErrorContext<'_> {
         }
     }
 
+    /// A service of this machine that wants no credential: plain HTTP is for these alone.
+    fn is_metadata_service(&self) -> bool {
+        let config = self.config;
+        let shows_nothing = config.client_auth.proof() == Proof::Nothing
+            && config.headers.iter().all(|(_, value)| value.is_literal())
+            && config.challenge_folder.is_none()
+            && config.assertion.is_none()
+            && config.jwt.is_none();
+        shows_nothing && !self.https && config.grant_type.is_none()
+    }
+
     /// `the grant …`, with the config's `grant_type`.
     fn the_grant(&self) -> String {
         match self.config.grant_type.as_deref() {
@@ -218,8 +265,8 @@ impl ErrorContext<'_> {
     fn check_client(&self) -> String {
         let config = self.config;
         if config.challenge_folder.is_some() {
-            return "check the agent on this machine, which did not accept the content of its own key file (for Azure Arc: \
-                    azcmagent show)"
+            return "check the agent on this machine, which named no key file or did not accept the content of its own (for \
+                    Azure Arc: azcmagent show)"
                 .to_owned();
         }
         let mut text = config.client_auth.method.remedy(config);
@@ -234,7 +281,7 @@ impl ErrorContext<'_> {
         let (name, config) = (&self.config.name, self.config);
         match &config.jwt {
             Some(jwt) if jwt.usage == JwtUse::Assertion => check_jwt(config),
-            _ if config.grant_type.as_deref() == Some(TOKEN_EXCHANGE) => format!(
+            _ if exchanges_token(config) => format!(
                 "check subject_token and subject_token_type in params of [issuer.{name}] and of the route: the \
                  token must not be expired, and be meant for this issuer"
             ),
@@ -287,7 +334,10 @@ impl ErrorContext<'_> {
         }
         let issuer = format!("[issuer.{}]", self.config.name);
         let has = |word: &str| text.contains(word);
-        if matches!(code, Some("invalid_request" | "access_denied" | "invalid_target" | "invalid_grant")) {
+        if matches!(
+            code,
+            None | Some("invalid_request" | "access_denied" | "invalid_target" | "invalid_grant")
+        ) {
             if has("whitelist") && has("audience") {
                 return Some(format!(
                     "allow this client that audience at the issuer, or check params.audience of {issuer} and of the \
@@ -341,12 +391,15 @@ impl ErrorContext<'_> {
                 "the assertion is too old or from the future; check this machine's clock, and that assertion of \
                  {issuer} is renewed where it is a file"
             ),
+            "500011" if self.config.params.contains_key("resource") => format!(
+                "the tenant has no such resource; check resource in params of {issuer} and of the route, or scope in its vars"
+            ),
             "500011" => format!("the tenant has no such resource; check scopes of {issuer} and of the route"),
             "1002012" | "70011" => {
                 format!("scopes of {issuer} must be one resource's id followed by /.default")
             }
             "28000" => format!("scopes of {issuer} and of the route must be of one resource"),
-            "70021" | "700211" | "700212" | "700213" => format!(
+            "70021" | "700211" | "700212" | "700213" | "7002131" | "70025" => format!(
                 "no federated credential of the application has the issuer, subject and audience of the assertion \
                  of {issuer}"
             ),

@@ -10,10 +10,11 @@ use crate::config::ResponseShape;
 /// Where vendors put a code, folded, the best first.
 const CODES: [&str; 7] = ["error", "errorcode", "code", "faultcode", "type", "reason", "status"];
 /// Where vendors put a description, folded, in the order of reading.
-const TEXTS: [&str; 10] = [
+const TEXTS: [&str; 11] = [
     "errordescription",
     "errorsummary",
     "errormessage",
+    "exceptionmessage",
     "faultstring",
     "title",
     "message",
@@ -25,8 +26,16 @@ const TEXTS: [&str; 10] = [
 /// Members that contain the above one level deeper.
 const CONTAINERS: [&str; 7] = ["error", "errors", "fault", "response", "detail", "details", "errorcauses"];
 /// Members that only a failure has.
-const FAULTS: [&str; 7] =
-    ["error", "errors", "fault", "errorcode", "errormessage", "errordescription", "errorsummary"];
+const FAULTS: [&str; 8] = [
+    "error",
+    "errors",
+    "fault",
+    "errorcode",
+    "errormessage",
+    "exceptionmessage",
+    "errordescription",
+    "errorsummary",
+];
 /// IDs for the vendor's support: the folded name, and the name that is shown.
 const TRACES: [(&str, &str); 6] = [
     ("traceid", "trace_id"),
@@ -39,13 +48,15 @@ const TRACES: [(&str, &str); 6] = [
 /// Codes that say only that there is an error.
 const EMPTY_CODES: [&str; 5] = ["failure", "failed", "fail", "error", "about:blank"];
 
-/// What metadata services say if there is no such identity: Azure's of virtual machines and of App Service, and Google's.
-const NO_IDENTITY: [&str; 6] = [
+/// What metadata services say if there is no such identity: Azure's of virtual machines, of App Service, and of Container
+/// Apps, and Google's.
+const NO_IDENTITY: [&str; 7] = [
     "identity not found",
     "identity not assigned",
     "multiple user assigned identities exist",
     "no user assigned or delegated managed identity found",
     "no msi found",
+    "unable to load the proper managed identity",
     "service account not enabled",
 ];
 
@@ -135,8 +146,13 @@ impl ReportedError {
 
     /// A metadata service has no identity for this machine, or not the one that the request names.
     pub(super) fn names_no_identity(&self) -> bool {
-        let said = self.description.as_deref().unwrap_or_default().to_ascii_lowercase();
+        let said = self.said().unwrap_or_default().to_ascii_lowercase();
         NO_IDENTITY.iter().any(|words| said.contains(words))
+    }
+
+    /// The issuer's own words.
+    pub(super) fn said(&self) -> Option<&str> {
+        self.description.as_deref().or(self.text.as_deref())
     }
 
     /// There is a code or a description.

@@ -265,15 +265,20 @@ fn expiry(
 ) -> (Option<Duration>, Option<SystemTime>) {
     let shape = &context.config.response;
     let own_exp = claims.and_then(|claims| parse_exp(claims.get("exp")?));
+    let dated = match &shape.expires_at {
+        ExpiresAt::At(pointer) => document.get(pointer),
+        ExpiresAt::OwnExp => None,
+    };
     let claimed = document.get(&shape.expires_in);
     let stated = claimed.and_then(parse_expires_in);
     let (expires_in, expires_at) = match &shape.expires_at {
         ExpiresAt::OwnExp => (stated.filter(|_| own_exp.is_none()), own_exp),
         // A duration goes before a point in time, because it does not depend on the issuer's clock.
         ExpiresAt::At(_) if stated.is_some() => (stated, None),
-        ExpiresAt::At(pointer) => (None, document.get(pointer).and_then(parse_expires_at).or(own_exp)),
+        ExpiresAt::At(_) => (None, dated.and_then(parse_expires_at).or(own_exp)),
     };
-    if claimed.is_some() && stated.is_none() {
+    let is_no_time = |value: &Value| number(value).is_none() && parse_expires_at(value).is_none();
+    if claimed.is_some_and(|_| stated.is_none()) || dated.is_some_and(is_no_time) {
         notes.push(ResponseWarning::LifetimeUnreadable);
     } else if expires_in.is_none() && expires_at.is_none() {
         notes.push(ResponseWarning::LifetimeMissing);
@@ -462,7 +467,7 @@ fn parse_expires_in(value: &Value) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok()
 }
 
-/// A point in time from epoch seconds or milliseconds (number or text) or an RFC 3339 date.
+/// A point in time from epoch seconds or milliseconds (number or text) or a date.
 fn parse_expires_at(value: &Value) -> Option<SystemTime> {
     match number(value) {
         // Some servers write 0 or a negative number for "unknown".
@@ -516,7 +521,35 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
+/// A date of RFC 3339, of HTTP, or of Azure's App Service.
 fn parse_date(text: &str) -> Option<SystemTime> {
+    let plain = parse_rfc3339(text).or_else(|| httpdate::parse_http_date(text).ok());
+    plain.or_else(|| parse_rfc3339(&from_month_first(text)?))
+}
+
+/// `1/16/2020 5:24:12 AM +00:00` or `01/16/2020 05:24:12 +00:00`, which depends on the system of the server, as RFC 3339
+/// writes it.
+fn from_month_first(text: &str) -> Option<String> {
+    let (date, rest) = text.split_once(' ')?;
+    let (time, rest) = rest.split_once(' ')?;
+    let (half, offset) = rest.split_once(' ').map_or(("", rest), |(half, offset)| (half, offset));
+    let [month, day, year] = numbers(date, '/')?;
+    let [hour, minute, second] = numbers(time, ':')?;
+    let hour = match half {
+        "" => hour,
+        "AM" if (1..=12).contains(&hour) => hour % 12,
+        "PM" if (1..=12).contains(&hour) => hour % 12 + 12,
+        _ => return None,
+    };
+    Some(format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{offset}"))
+}
+
+fn numbers(text: &str, separator: char) -> Option<[u16; 3]> {
+    let numbers: Option<Vec<u16>> = text.split(separator).map(|part| part.parse().ok()).collect();
+    numbers?.try_into().ok()
+}
+
+fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     // humantime knows only UTC.
     let Some(split) = text.len().checked_sub(6).filter(|_| !text.ends_with(['Z', 'z'])) else {
         return humantime::parse_rfc3339_weak(text.trim_end_matches('z')).ok();
@@ -524,12 +557,20 @@ fn parse_date(text: &str) -> Option<SystemTime> {
     let (local, offset) = text.split_at_checked(split)?;
     let Some((hours, minutes)) = offset.strip_prefix(['+', '-']).and_then(|offset| offset.split_once(':'))
     else {
-        return humantime::parse_rfc3339_weak(text).ok();
+        return humantime::parse_rfc3339_weak(text).ok().or_else(|| parse_rfc3339(&with_colon(text)?));
     };
     let minutes = hours.parse::<u64>().ok()? * 60 + minutes.parse::<u64>().ok()?;
     let shift = Duration::from_secs(minutes * 60);
     let local = humantime::parse_rfc3339_weak(local).ok()?;
     if offset.starts_with('-') { local.checked_add(shift) } else { local.checked_sub(shift) }
+}
+
+/// `…+0000` as `…+00:00`.
+fn with_colon(text: &str) -> Option<String> {
+    let (local, offset) = text.split_at_checked(text.len().checked_sub(5)?)?;
+    let digits = offset.strip_prefix(['+', '-'])?;
+    let (hours, minutes) = offset.split_at_checked(3)?;
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| format!("{local}{hours}:{minutes}"))
 }
 
 /// The most bytes of an audience that are shown.
@@ -552,7 +593,8 @@ pub(super) fn claims_of(token: &str) -> Option<Map<String, Value>> {
     let (_, claims, _, None) = (parts.next()?, parts.next()?, parts.next()?, parts.next()) else {
         return None;
     };
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
+    // Some issuers pad, against the RFC.
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?).ok()
 }
 
 /// The audience that a token's claims name, as far as it may be shown.
@@ -673,7 +715,8 @@ pub(super) fn is_plain_text(headers: &HeaderMap) -> bool {
 pub(super) fn is_html(body: &[u8], headers: &HeaderMap) -> bool {
     let named =
         media_type(headers).is_some_and(|kind| kind == "text/html" || kind == "application/xhtml+xml");
-    named || body.trim_ascii_start().starts_with(b"<")
+    let body = body.trim_ascii_start();
+    (named && !body.is_empty()) || body.starts_with(b"<")
 }
 
 fn media_type(headers: &HeaderMap) -> Option<String> {

@@ -464,6 +464,49 @@ fn humantime_in(seconds: u64) -> String {
     humantime::format_rfc3339_seconds(std::time::SystemTime::now() + Duration::from_secs(seconds)).to_string()
 }
 
+/// What App Service's `2017-09-01` writes on Windows and on Linux, and what other servers write.
+#[tokio::test]
+async fn expires_on_may_be_a_date_in_the_forms_of_platforms() {
+    let at = std::time::SystemTime::now() + Duration::from_secs(900);
+    let rfc3339 = humantime::format_rfc3339_seconds(at).to_string();
+    let local = rfc3339.trim_end_matches('Z');
+    let (date, time) = local.split_once('T').unwrap();
+    let [year, month, day]: [&str; 3] = date.split('-').collect::<Vec<_>>().try_into().unwrap();
+    let (hour, rest) = time.split_once(':').unwrap();
+    let hour: u32 = hour.parse().unwrap();
+    let (half, of_twelve) = (if hour < 12 { "AM" } else { "PM" }, (hour + 11) % 12 + 1);
+    let short = |part: &str| part.trim_start_matches('0').to_owned();
+    for written in [
+        format!("{month}/{day}/{year} {time} +00:00"),
+        format!("{}/{}/{year} {of_twelve}:{rest} {half} +00:00", short(month), short(day)),
+        format!("{date} {time}Z"),
+        format!("{local}+0000"),
+        httpdate::fmt_http_date(at),
+    ] {
+        let body = json!({ "access_token": "t", "token_type": "Bearer", "expires_on": written });
+        let world = with_json(body).await;
+        expect_near(lifetime(&world).await, 900.0);
+        assert!(!world.log().text().contains("nonstandard"), "{written}");
+    }
+    for written in ["13/45/2026 25:61:00 +00:00", "1/2/2026 13:00:00 PM +00:00", "tomorrow", "1/2/2026"] {
+        let body = json!({ "access_token": "t", "token_type": "Bearer", "expires_on": written });
+        let world = with_json(body).await;
+        expect_near(lifetime(&world).await, 300.0);
+        world.log().wait("the warning", |line| line.contains("has a lifetime that cannot be read")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_padded_jwt_has_its_own_lifetime_too() {
+    let claims = json!({ "exp": unix_now() as u64 + 900, "a": "bc" }).to_string();
+    let padded = base64::engine::general_purpose::URL_SAFE
+        .encode(format!("{claims}{}", " ".repeat(1 + (3 - claims.len() % 3) % 3)));
+    assert!(padded.ends_with('='), "{padded}");
+    let token = format!("e30.{padded}.c2ln");
+    let world = with_json(json!({ "access_token": token, "token_type": "Bearer" })).await;
+    expect_near(lifetime(&world).await, 900.0);
+}
+
 #[tokio::test]
 async fn an_end_by_an_issuers_clock_that_differs_is_no_storm() {
     let setup = Setup::new().await;

@@ -24,7 +24,7 @@ fn limited(setup: &Setup, limits: &str, program: &str) -> Command {
     command
 }
 
-async fn start_limited(setup: Setup, limits: &str) -> World {
+pub(crate) async fn start_limited(setup: Setup, limits: &str) -> World {
     setup.write();
     let command = limited(&setup, limits, env!("CARGO_BIN_EXE_bearerd"));
     World::new(Bearerd::spawn(setup.shared_folder(), command).await, setup)

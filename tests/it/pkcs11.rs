@@ -270,8 +270,12 @@ fn spied(setup: Setup) -> Setup {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/pkcs11/spy.c");
     run(Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&spy).arg(source).arg("-ldl"));
     let path = |name: &str| setup.folder().join(name).to_str().unwrap().to_owned();
-    let files =
-        [("SPY_LOGINS", path("logins")), ("SPY_HANGS", path("hangs")), ("SPY_REMOVED", path("removed"))];
+    let files = [
+        ("SPY_LOGINS", path("logins")),
+        ("SPY_HANGS", path("hangs")),
+        ("SPY_REMOVED", path("removed")),
+        ("SPY_BROKEN", path("broken")),
+    ];
     files.iter().fold(setup.env("SPY_ON", MODULE), |setup, (name, path)| setup.env(name, path))
 }
 
@@ -364,6 +368,30 @@ async fn a_device_that_is_removed_and_inserted_again_is_logged_in_once_more() {
     assert_eq!((logins(&world), world.issuer().count()), (2, 1), "with the same token");
 }
 
+/// Modules of network HSMs and of YubiHSM fail from then on until they are initialized anew.
+#[tokio::test]
+#[ignore = "needs softhsm2-util, pkcs11-tool"]
+async fn a_module_that_lost_its_device_is_initialized_anew() {
+    let (setup, _device) = bound("ec-p256").await;
+    let setup = spied(setup);
+    let text = through_spy(&setup, &setup.config());
+    let world = setup.whole(&text).start().await;
+    world.get("/").await.expect_status(200);
+    world.file("broken", "");
+    for _ in 0..8 {
+        world.get("/").await.expect_status(200);
+        expect_proof(&world.upstream().last(), "ec-p256", "ES256");
+    }
+    // With a new session, and after C_Initialize.
+    assert_eq!((logins(&world), world.issuer().count()), (3, 1), "with the same token");
+
+    // A device that stays broken is no reason to initialize the module for each request.
+    world.file("broken", "");
+    failure(&world).await;
+    assert!(world.folder().join("broken").exists(), "it was initialized a moment ago");
+    eventually("a signature", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+}
+
 #[tokio::test]
 #[ignore = "needs softhsm2-util, pkcs11-tool"]
 async fn a_module_that_hangs_harms_nobody_else() {
@@ -413,7 +441,7 @@ async fn what_does_not_fit_is_said() {
         let (setup, _device) = with_keys().await;
         let world = setup.issuer(&keys).start().await;
         let detail = failure(&world).await;
-        assert!(detail.contains(says), "{detail}");
+        assert!(detail.contains(says) && !detail.contains("fix the file"), "{detail}");
     }
     let setup = Setup::new().await.issuer(&signed("rsa").replace(MODULE, "/nowhere/m.so"));
     setup.file("pin", PIN);

@@ -94,6 +94,49 @@ async fn json_is_pointed_into() {
 }
 
 #[tokio::test]
+async fn json_may_begin_with_a_byte_order_mark() {
+    let keys = "client_secret = { exec = [\"./program\"], pointer = \"/a\" }";
+    let world = scene(r#"printf '\357\273\277{"a":"inside"}'"#, keys).await.start().await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(secrets(&world), ["inside"]);
+}
+
+#[tokio::test]
+async fn what_a_program_prints_beside_the_secret_is_told_where_the_issuer_refuses_it() {
+    for (body, says) in [
+        ("echo 'WARNING: a newer version exists'; echo canary", "the secret has several lines"),
+        (r"printf '\357\273\277canary\n'", "begins with a byte order mark"),
+        (r"printf '\033[32mcanary\033[0m\n'", "contains control characters"),
+        ("echo '\"canary\"'", "is in quotes"),
+    ] {
+        let setup = scene(body, SECRET).await;
+        setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
+        let world = setup.start().await;
+        let response = world.get("/").await;
+        response.expect_problem(502, "token_refused");
+        let detail = response.json()["detail"].as_str().unwrap().to_owned();
+        for part in ["program ./program: the secret", says, "the program must print only the secret"] {
+            assert!(detail.contains(part), "{body}: {detail}");
+        }
+        assert!(!detail.contains("canary") && !world.log().text().contains("canary"), "{detail}");
+    }
+}
+
+/// bearerd raises its own limit, and some programs close every descriptor up to theirs.
+#[tokio::test]
+async fn a_program_has_the_limit_of_open_files_that_bearerd_was_started_with() {
+    // It is set when the program has begun.
+    let body = "until [ \"$(ulimit -Sn)\" = 200 ]; do sleep 0.01; done; echo \"$(ulimit -Hn)\"";
+    let world = crate::machine::start_limited(scene(body, SECRET).await, "ulimit -Sn 200").await;
+    world.get("/").await.expect_status(200);
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    assert_eq!(secrets(&world), [hard.map_or_else(|| "unlimited".to_owned(), |most| most.to_string())]);
+    let own = std::fs::read_to_string(format!("/proc/{}/limits", world.pid().as_raw_nonzero())).unwrap();
+    let own = own.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(!own.contains(" 200 "), "bearerd keeps the limit that it raised: {own}");
+}
+
+#[tokio::test]
 async fn the_environment_is_what_the_config_names() {
     let keys = "client_secret = { exec = [\"./program\"], env = { TOKEN = { file = \"vault-token\" }, PLAIN = \"a b\" } }";
     let setup = scene("env > seen; pwd > where; [ -t 0 ] || read -r line || echo s", keys).await;

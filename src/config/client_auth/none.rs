@@ -35,6 +35,10 @@ impl Method for NoProof {
         match &issuer.jwt {
             Some(jwt) if jwt.usage != JwtUse::ClientAssertion => check_jwt(issuer),
             _ if issuer.assertion.is_some() => check_assertion(issuer),
+            // A metadata service's key, or the token that authenticates the request.
+            _ if let Some((header, value)) = issuer.headers.iter().find(|(_, value)| !value.is_literal()) => {
+                format!("check headers.{header} of [issuer.{name}] ({})", value.place())
+            }
             _ => {
                 format!("check client_id of [issuer.{name}], and whether the server requires a client_secret")
             }

@@ -48,7 +48,7 @@ pub(super) fn values(at: &Place<'_>, preset: &Preset, used: &BTreeSet<&str>, rep
         }
         let is_used = used.contains(var.name.as_str());
         if let Some(text) =
-            var.env.as_deref().filter(|_| is_used).and_then(|name| of_environment(at, name, report))
+            var.env.as_deref().filter(|_| is_used).and_then(|name| of_environment(at, name, var, report))
         {
             values.insert(var.name.clone(), text);
             continue;
@@ -126,20 +126,32 @@ fn value_of(place: &Place<'_>, value: &DeValue<'_>, var: &PresetVar, report: &mu
 }
 
 /// The value of a variable that the platform sets. Like a referenced var, it is part of the issuer's table.
-fn of_environment(at: &Place<'_>, name: &str, report: &mut Report) -> Option<String> {
+fn of_environment(at: &Place<'_>, name: &str, var: &PresetVar, report: &mut Report) -> Option<String> {
     let value = Source::env(name.to_owned(), None).read().ok()?;
     let text = value.expose_str()?.trim().to_owned();
     if text.is_empty() || text.chars().any(char::is_control) {
         return None;
     }
     report.elsewhere.entry(at.path.to_string()).or_default().push(text.clone());
-    Some(text)
+    if !var.host {
+        return Some(text);
+    }
+    let host = host(&text);
+    if host.is_none() {
+        report.error(
+            at,
+            format!("the environment's {name} is not a host name"),
+            format!("write it as \"{}\", or set vars.{}", var.example, var.name),
+        );
+    }
+    host
 }
 
 /// A host name, taken out of a URL if one was given. Consoles show the one or the other.
 fn host(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase().replace('_', "-");
-    let text = text.strip_prefix("https://").unwrap_or(&text).trim_end_matches('/');
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let text = rest.unwrap_or(&text).trim_end_matches('/');
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:[]".contains(&byte);
     (!text.is_empty() && text.bytes().all(fits)).then(|| text.to_owned())
 }

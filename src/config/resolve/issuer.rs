@@ -234,11 +234,15 @@ fn issuer_endpoint(
     let is_near =
         url::is_this_machine(&url.host) || (metadata_services && url::is_metadata_service(&url.host));
     if !url.https && !is_near {
-        report.error(
-            place,
-            "http:// would send the client's secret in the clear to another machine",
-            "write \"https://…\"",
-        );
+        let hint = match place.is_written() {
+            true => "write \"https://…\"".to_owned(),
+            false => format!(
+                "{} comes from vars, or from an environment variable that the preset reads: name this machine, a literal link-local \
+                 address, or metadata.google.internal",
+                url.host
+            ),
+        };
+        report.error(place, "http:// would send the client's secret in the clear to another machine", hint);
         return None;
     }
     Some(url)

@@ -40,6 +40,8 @@ const THREADS: usize = 4;
 const LIMIT: Duration = Duration::from_secs(5);
 /// The first use of a module loads it, connects to its device, and logs in.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// The least time between two attempts to initialize a module anew.
+const RESTART_PAUSE_MS: u64 = 5000;
 /// The most refused PINs that are remembered for a token. It locks after fewer.
 const MOST_REFUSED: usize = 16;
 /// The most labels in an error.
@@ -55,6 +57,8 @@ struct Module {
     free: Arc<Semaphore>,
     /// When work last began or ended, in ms of the clock that runs during a suspend.
     moved: AtomicU64,
+    /// When it was last initialized anew, by the same clock.
+    restarted: AtomicU64,
     loaded: Mutex<Loaded>,
     /// Sessions that nobody uses at the moment.
     sessions: Mutex<Vec<(Slot, Session)>>,
@@ -73,7 +77,9 @@ struct Loaded {
 enum Failure {
     /// A module may see a new token only after it was initialized again.
     NoToken(String),
-    /// The device or its session failed, so that a new session may help.
+    /// The device is lost. Some modules connect to it only when they are initialized.
+    Lost(String),
+    /// The operation failed, so that a new session may help.
     Device(String),
     /// It would fail again.
     Final(String),
@@ -82,7 +88,7 @@ enum Failure {
 impl Failure {
     fn text(self) -> String {
         match self {
-            Self::NoToken(text) | Self::Device(text) | Self::Final(text) => text,
+            Self::NoToken(text) | Self::Lost(text) | Self::Device(text) | Self::Final(text) => text,
         }
     }
 }
@@ -90,11 +96,30 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         // cryptoki explains each value at length. Operators search for its name.
-        Self::Device(match error {
-            Error::Pkcs11(value, function) => format!("the module's C_{function:?} failed: {value:?}"),
-            other => format!("the module failed: {other}"),
-        })
+        match error {
+            Error::Pkcs11(value, function) => {
+                let text = format!("the module's C_{function:?} failed: {value:?}");
+                if is_loss(value) { Self::Lost(text) } else { Self::Device(text) }
+            }
+            other => Self::Device(format!("the module failed: {other}")),
+        }
     }
+}
+
+/// What modules return if their connection to the device is gone.
+fn is_loss(value: RvError) -> bool {
+    matches!(
+        value,
+        RvError::CryptokiNotInitialized
+            | RvError::DeviceError
+            | RvError::DeviceRemoved
+            | RvError::FunctionFailed
+            | RvError::GeneralError
+            | RvError::SessionClosed
+            | RvError::SessionHandleInvalid
+            | RvError::SlotIdInvalid
+            | RvError::TokenNotPresent
+    )
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -151,13 +176,19 @@ impl OpenKey {
                 return first;
             }
             // The session, the login, or the key may be gone.
-            let found = module.find_again(&uri, pin.as_ref())?;
-            if found.public != public {
-                replaced.store(true, Ordering::Relaxed);
-                return Err(Failure::Final("another key has taken its place in the device".to_owned()));
+            let sign_again = || {
+                let found = module.find_again(&uri, pin.as_ref())?;
+                if found.public != public {
+                    replaced.store(true, Ordering::Relaxed);
+                    return Err(Failure::Final("another key has taken its place in the device".to_owned()));
+                }
+                at.store(Arc::new(found.at));
+                module.sign(found.at, alg, &data)
+            };
+            match sign_again() {
+                Err(Failure::Lost(_)) if module.restart() => sign_again(),
+                outcome => outcome,
             }
-            at.store(Arc::new(found.at));
-            module.sign(found.at, alg, &data)
         };
         self.module.run(LIMIT, work).await
     }
@@ -174,6 +205,7 @@ impl Module {
             threads: Aside::new("pkcs11", THREADS),
             free: Arc::new(Semaphore::new(THREADS)),
             moved: AtomicU64::new(now_ms()),
+            restarted: AtomicU64::new(0),
             loaded: Mutex::default(),
             sessions: Mutex::default(),
             refused: Mutex::default(),
@@ -239,10 +271,16 @@ impl Module {
         Ok(context)
     }
 
-    /// Lets the module look for tokens anew, unless another thread uses it. Keys in its other tokens log in again.
-    fn restart(&self) {
+    /// Lets the module connect to its device and look for tokens anew, unless another thread uses it or this was done just now.
+    /// Keys in its other tokens log in again.
+    fn restart(&self) -> bool {
         let others = u32::try_from(THREADS - 1).expect("a few");
-        let Ok(_alone) = self.free.try_acquire_many(others) else { return };
+        let Ok(_alone) = self.free.try_acquire_many(others) else { return false };
+        let now = now_ms();
+        if now.saturating_sub(self.restarted.load(Ordering::Relaxed)) < RESTART_PAUSE_MS {
+            return false;
+        }
+        self.restarted.store(now, Ordering::Relaxed);
         self.drop_sessions();
         let mut loaded = lock(&self.loaded);
         if let Some(context) = &loaded.context {
@@ -250,6 +288,7 @@ impl Module {
             let _ = context.clone().finalize();
             loaded.initialized = false;
         }
+        true
     }
 
     fn drop_sessions(&self) {
@@ -280,14 +319,17 @@ impl Module {
         Ok(signature)
     }
 
-    /// Finds the key. If that fails, once more: with new sessions, or with tokens that are new.
+    /// Finds the key. If that fails, again: with new sessions, and then with a module that was initialized anew.
     fn find_again(&self, uri: &KeyUri, pin: Option<&Secret>) -> Result<Found, Failure> {
-        match self.find(uri, pin) {
-            Err(Failure::Device(_)) => self.drop_sessions(),
-            Err(Failure::NoToken(_)) => self.restart(),
-            outcome => return outcome,
+        let mut outcome = self.find(uri, pin);
+        if let Err(Failure::Device(_) | Failure::Lost(_)) = outcome {
+            self.drop_sessions();
+            outcome = self.find(uri, pin);
         }
-        self.find(uri, pin)
+        match outcome {
+            Err(Failure::NoToken(_) | Failure::Lost(_)) if self.restart() => self.find(uri, pin),
+            outcome => outcome,
+        }
     }
 
     fn find(&self, uri: &KeyUri, pin: Option<&Secret>) -> Result<Found, Failure> {
@@ -577,21 +619,24 @@ fn public_half(session: &Session, key: ObjectHandle) -> Result<Public, Failure> 
             let oid = oid.map_err(|_| cannot("does not name its curve"))?;
             let curve = key::curve(oid.content).map_err(|error| Failure::Final(error.0))?;
             parts.read_beside(session, ObjectClass::PUBLIC_KEY, &[A::EcPoint])?;
-            let point = match parts.point.as_slice() {
-                [] => certificate_beside(session, &mut parts)?,
-                // PKCS#11 wraps the point in an OCTET STRING. Some modules do not.
-                bytes => match Tlv::only(bytes).and_then(|tlv| tlv.expect(OCTET_STRING)) {
-                    Ok(wrapped) => wrapped.content.to_vec(),
-                    Err(_) => bytes.to_vec(),
-                },
+            let point = match parts.point.is_empty() {
+                true => certificate_beside(session, &mut parts)?,
+                false => parts.point,
             };
-            if point.len() != 1 + 2 * curve.len() || point.first() != Some(&4) {
-                return Err(cannot("has a public point in a form that is not known here"));
-            }
-            Ok(Public { curve: Some(curve), key: point })
+            let key = ec_point(&point, curve.len());
+            let key = key.ok_or_else(|| cannot("has a public point in a form that is not known here"))?;
+            Ok(Public { curve: Some(curve), key: key.to_vec() })
         }
         _ => Err(cannot("is neither RSA nor EC")),
     }
+}
+
+/// A point of a curve whose numbers have so many bytes. PKCS#11 wraps it in an OCTET STRING, and some modules do not. The first
+/// byte of a bare point is that of an OCTET STRING, too, so its length decides.
+fn ec_point(bytes: &[u8], length: usize) -> Option<&[u8]> {
+    let bare = |bytes: &&[u8]| bytes.len() == 1 + 2 * length && bytes.first() == Some(&4);
+    let wrapped = || Tlv::only(bytes).and_then(|tlv| tlv.expect(OCTET_STRING)).ok().map(|tlv| tlv.content);
+    Some(bytes).filter(bare).or_else(|| wrapped().filter(bare))
 }
 
 fn certificate_beside(session: &Session, parts: &mut Parts) -> Result<Vec<u8>, Failure> {
@@ -678,5 +723,23 @@ fn mechanism(alg: Alg, data: &[u8]) -> Mechanism<'static> {
         Alg::Ps512 => pss(MechanismType::SHA512, PkcsMgfType::MGF1_SHA512),
         Alg::Rs256 | Alg::Rs384 | Alg::Rs512 => Mechanism::RsaPkcs,
         _ => Mechanism::Ecdsa,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_may_be_bare_or_in_an_octet_string() {
+        // As an OCTET STRING, a bare point with this second byte has the right length.
+        let mut bare = [7; 65];
+        (bare[0], bare[1]) = (4, 63);
+        let wrapped = tlv(4, &bare);
+        assert_eq!(ec_point(&bare, 32), Some(&bare[..]));
+        assert_eq!(ec_point(&wrapped, 32), Some(&bare[..]));
+        for wrong in [&bare[..64], &wrapped[..66], &[4, 0], &[], &[2; 65]] {
+            assert_eq!(ec_point(wrong, 32), None);
+        }
     }
 }

@@ -75,6 +75,9 @@ impl KeyUri {
             },
             "type" if value == "private" => Ok(()),
             "type" => refuse("has another `type` than `private`"),
+            "module-path" | "pin-source" | "pin-value" => {
+                refuse(format!("has `{name}` before the `?`, and it belongs behind it"))
+            }
             _ => unknown(name, "token, serial, manufacturer, model, slot-id, object, id and type"),
         }
     }
@@ -238,6 +241,7 @@ mod tests {
             ("pkcs11:objekt=k?pin-value=PIN-77", "`objekt`, which is not known there; token,"),
             ("pkcs11:object=k?pin-valu=PIN-77", "`pin-valu`, which is not known there; module-path,"),
             ("pkcs11:PIN-77", "without `=`"),
+            ("pkcs11:object=k;pin-value=PIN-77", "`pin-value` before the `?`"),
             ("pkcs11:object=a;object=b", "object twice"),
             ("pkcs11:object=k?pin-value=PIN-77&pin-source=file:/p", "a PIN twice"),
             ("pkcs11:object=k?pin-value=PIN-77%", "a `%` that"),

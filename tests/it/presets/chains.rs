@@ -1,6 +1,7 @@
 //! Presets that need the token of another issuer.
 
 use super::{Exchange, FORM, JSON, ROW, Reply, Row, run};
+use crate::support::{RawResponse, Scripted, Setup, World};
 
 /// The documented request of Google's security token service, and its response.
 const STS: Exchange = Exchange {
@@ -157,4 +158,73 @@ tls = { ca = { file = "ca.pem" } }"#,
         ..ROW
     })
     .await;
+}
+
+/// An issuer that exchanges the token of another one, whose server is returned, too.
+async fn exchanging() -> (Setup, Scripted) {
+    let inner = Scripted::issuer().await;
+    inner.always(|_, n| RawResponse::token_for(&format!("inner-{n}"), 3600));
+    let keys = r#"grant_type = "urn:ietf:params:oauth:grant-type:token-exchange"
+params = { subject_token = { issuer = "inner" }, subject_token_type = "urn:ietf:params:oauth:token-type:access_token" }"#;
+    let table = format!(
+        "[issuer.inner]\ntoken_url = \"{}/token\"\nclient_id = \"i\"\nclient_secret = {{ file = \"secret\" }}",
+        inner.url
+    );
+    (Setup::new().await.issuer(keys).more(&table), inner)
+}
+
+fn subject_tokens(world: &World) -> Vec<String> {
+    world.issuer().requests().iter().map(|request| request.params("subject_token").join(",")).collect()
+}
+
+/// RFC 8693 section 2.2.2: a subject token that is not valid is an `invalid_request`, as Keycloak responds to one that was revoked.
+#[tokio::test]
+async fn a_subject_token_that_the_exchange_refuses_is_replaced_once() {
+    for (status, code) in [(400, "invalid_request"), (400, "invalid_token"), (400, "invalid_grant")] {
+        let (setup, inner) = exchanging().await;
+        let world = setup.start().await;
+        world.ready().await;
+        world.issuer().always(move |request, n| match request.params("subject_token").join("").as_str() {
+            "inner-1" => RawResponse::oauth_error(status, code),
+            _ => RawResponse::token_for(&format!("token-{n}"), 3600),
+        });
+        world.upstream().next(RawResponse::unauthorized());
+        world.get("/").await.expect_status(200);
+        assert_eq!(subject_tokens(&world), ["inner-1", "inner-1", "inner-2"], "{code}");
+        assert_eq!(inner.count(), 2);
+    }
+}
+
+#[tokio::test]
+async fn what_an_exchange_refuses_is_told_with_its_remedy() {
+    for (status, body, remedy) in [
+        (
+            403,
+            r#"{"error":"access_denied","error_description":"Client is not within the token audience"}"#,
+            "the token that is exchanged must name this client in its audience",
+        ),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"Standard token exchange is not enabled for the requested client"}"#,
+            "allow this client to exchange tokens at the issuer",
+        ),
+        (
+            400,
+            r#"{"error":"invalid_request","error_description":"Invalid token"}"#,
+            "check subject_token and subject_token_type in params of [issuer.corp]",
+        ),
+        (
+            403,
+            r#"{"error":{"code":403,"message":"Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).","status":"PERMISSION_DENIED"}}"#,
+            "roles/iam.serviceAccountTokenCreator",
+        ),
+    ] {
+        let (setup, _inner) = exchanging().await;
+        setup
+            .issuer
+            .always_this(RawResponse::status(status).header("content-type", "application/json").body(body));
+        let response = setup.start().await.get("/").await;
+        response.expect_problem(502, "token_refused");
+        assert!(response.text().contains(remedy), "{}", response.text());
+    }
 }

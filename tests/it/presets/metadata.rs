@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::headers_that_count;
 use crate::support::python::python;
-use crate::support::{RawResponse, Recorded, Scripted, Setup, World, eventually, stays, unix_now};
+use crate::support::{RawResponse, Recorded, Scripted, Setup, World, cli, eventually, stays, unix_now};
 
 /// What a machine's metadata service is asked, and what it responds.
 #[derive(Clone, Copy)]
@@ -181,6 +181,14 @@ impl Service {
         ))
     }
 
+    /// The config without the address.
+    fn without_var(&self, setup: &Setup) -> String {
+        let text = setup.config();
+        let line = format!("vars.{} = \"{}\"\n", self.var.0, self.var(&setup.issuer));
+        assert!(text.contains(&line), "{text}");
+        text.replace(&line, "")
+    }
+
     /// The world after a request that got the token.
     async fn granted(&self, response: RawResponse) -> World {
         let world = self.setup(response).await.start().await;
@@ -276,7 +284,7 @@ async fn azure_app_service_needs_no_var_where_the_platform_sets_its_variables() 
     setup.issuer.always_this(of_app_service());
     let setup = APP_SERVICE.with(setup);
     let endpoint = APP_SERVICE.var(&setup.issuer);
-    let text = setup.config().replace(&format!("vars = {{ endpoint = \"{endpoint}\" }}"), "");
+    let text = APP_SERVICE.without_var(&setup);
     let world = setup.env("IDENTITY_ENDPOINT", &endpoint).whole(&text).start().await;
     APP_SERVICE.expect_token(&world).await;
     APP_SERVICE.expect_request(&world.issuer().last(), APP_SERVICE.headers);
@@ -385,6 +393,116 @@ async fn a_machine_without_the_identity_is_a_refused_client_with_its_remedy() {
         expect_refused(&world, 502, "token_refused", &[detail]).await;
         assert_eq!(world.issuer().count(), count, "it is asked again after a minute");
     }
+}
+
+/// Some services say it in plain text, and some in members of their own.
+#[tokio::test]
+async fn no_identity_is_told_in_whatever_form_it_is_said() {
+    let plain = |status, text: &str| {
+        RawResponse::status(status).header("content-type", "text/plain; charset=utf-8").body(text)
+    };
+    let switch_on = "switch on the machine's or app's own identity at the cloud";
+    for (service, response, detail) in [
+        (APP_SERVICE, plain(400, "No MSI found for specified ClientId/ResourceId."), switch_on),
+        (
+            APP_SERVICE,
+            json(
+                400,
+                r#"{"ExceptionMessage":"No MSI found for specified ClientId/ResourceId.","ErrorCode":"X"}"#,
+            ),
+            switch_on,
+        ),
+        (
+            APP_SERVICE,
+            json(
+                400,
+                r#"{"error":{"code":"BadRequest","message":"Unable to load the proper Managed Identity."}}"#,
+            ),
+            switch_on,
+        ),
+    ] {
+        let world = service.refused(response, 502, "token_refused", &[detail]).await;
+        assert!(failed(&world, "client_refused").await >= 1.0, "{detail}");
+    }
+    let of_gke = of_google(plain(
+        403,
+        "Unable to generate access token; IAM returned 403 Forbidden: Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist).",
+    ));
+    GCE.refused(of_gke, 502, "token_refused", &["roles/iam.workloadIdentityUser"]).await;
+    let no_audience = of_google(plain(400, "non-empty audience parameter required\n"));
+    GCE_ID_TOKEN.refused(no_audience, 502, "token_refused", &["audience: params = { audience"]).await;
+}
+
+#[tokio::test]
+async fn a_resource_that_the_tenant_does_not_know_is_told_by_the_key() {
+    let unknown = r#"{"error":"invalid_resource","error_description":"AADSTS500011: The resource principal named https://x was not found in the tenant."}"#;
+    let detail = ["check resource in params of [issuer.corp]"];
+    AZURE_VM.refused(json(400, unknown), 502, "token_refused", &detail).await;
+}
+
+#[tokio::test]
+async fn a_key_of_the_platform_that_is_refused_is_named() {
+    let detail = ["check headers.x-identity-header of [issuer.corp] (environment variable IDENTITY_HEADER)"];
+    APP_SERVICE.refused(RawResponse::status(401), 502, "token_refused", &detail).await;
+}
+
+/// The address is the same in each cloud.
+#[tokio::test]
+async fn the_metadata_service_of_another_cloud_is_no_wrong_client() {
+    let page = |status| {
+        let page = format!("<?xml version=\"1.0\"?><html><head><title>{status}</title></head></html>");
+        RawResponse::status(status).header("content-type", "text/html").body(page)
+    };
+    for status in [401, 403, 404] {
+        let detail =
+            ["check that this is the metadata service that vars", "each cloud has one at the same address"];
+        let world = AZURE_VM.refused(page(status), 502, "token_refused", &detail).await;
+        assert!(!world.get("/thing").await.text().contains("client_secret"));
+    }
+}
+
+/// The variable of Google's own libraries, which emulators set.
+#[tokio::test]
+async fn gce_is_where_googles_variable_says() {
+    for service in [GCE, GCE_ID_TOKEN] {
+        let setup = Setup::new().await;
+        setup.issuer.always_this((service.response)());
+        let setup = service.with(setup);
+        let host = service.var(&setup.issuer);
+        let text = service.without_var(&setup);
+        let world = setup.env("GCE_METADATA_HOST", &host).whole(&text).start().await;
+        service.expect_token(&world).await;
+        service.expect_request(&world.issuer().last(), service.headers);
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_of_this_machine_is_told_with_where_it_comes_from() {
+    for (value, says) in [
+        (
+            "metadata-proxy:8080",
+            "metadata-proxy comes from vars, or from an environment variable that the preset reads",
+        ),
+        ("user@host/path", "the environment's GCE_METADATA_HOST is not a host name"),
+    ] {
+        let setup = Setup::new().await;
+        let setup = GCE.with(setup);
+        let text = GCE.without_var(&setup);
+        let setup = setup.whole(&text);
+        setup.write();
+        let output = cli::run_with(setup.folder(), &["check"], &[("GCE_METADATA_HOST", value)]).await;
+        output.expect_code(78);
+        // Long lines are wrapped.
+        let told = output.all().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(told.contains(says), "{value}: {told}");
+    }
+    // A URL is as good as its host.
+    let setup = Setup::new().await;
+    setup.issuer.always_this(access_token_of_google());
+    let setup = GCE.with(setup);
+    let (text, url) = (GCE.without_var(&setup), setup.issuer.url.clone());
+    let world = setup.env("GCE_METADATA_HOST", &url).whole(&text).start().await;
+    GCE.expect_token(&world).await;
 }
 
 #[tokio::test]
