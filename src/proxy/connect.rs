@@ -12,7 +12,6 @@ use std::time::Duration;
 use http::{HeaderMap, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use moka::sync::Cache;
-use rustls::pki_types::ServerName;
 
 use super::Http2Request;
 use super::admit::{Caller, ListenerRules, Proven};
@@ -24,6 +23,7 @@ use super::response::Content;
 use super::{RouteService, Snapshot, SnapshotCell};
 use crate::config::{Egress, HostPattern, RouteConfig, TlsOptions, Unmatched, UpstreamTarget, UpstreamUrl};
 use crate::inbound::{CallerBody, Tunneled};
+use crate::net::authority::is_server_name;
 use crate::net::{CertificateAuthority, ConnectErrorKind, Connector, HostTls, Offer, Target, UPSTREAMS};
 use crate::route::host::Authority;
 use crate::upstream::{Origins, Upstream, UpstreamError};
@@ -304,7 +304,7 @@ pub(super) async fn open(
 
 /// The listener gave the authority to the request.
 async fn certified(request: &Request<CallerBody>, host: &str) -> Result<HostTls, ProxyError> {
-    if ServerName::try_from(host).is_err() {
+    if !is_server_name(host) {
         return Err(ProxyError::bad_request(
             "a TLS handshake cannot name this host: a label begins or ends with a hyphen, or is too long",
         ));
