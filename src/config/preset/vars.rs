@@ -136,7 +136,8 @@ fn of_environment(at: &Place<'_>, name: &str, var: &PresetVar, report: &mut Repo
     if !var.host {
         return Some(text);
     }
-    let host = host(&text);
+    // Platforms also write http://, for services of the machine.
+    let host = host(text.strip_prefix("http://").unwrap_or(&text));
     if host.is_none() {
         report.error(
             at,
@@ -150,8 +151,7 @@ fn of_environment(at: &Place<'_>, name: &str, var: &PresetVar, report: &mut Repo
 /// A host name, taken out of a URL if one was given. Consoles show the one or the other.
 fn host(text: &str) -> Option<String> {
     let text = text.to_ascii_lowercase().replace('_', "-");
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    let text = rest.unwrap_or(&text).trim_end_matches('/');
+    let text = text.strip_prefix("https://").unwrap_or(&text).trim_end_matches('/');
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-.:[]".contains(&byte);
     (!text.is_empty() && text.bytes().all(fits)).then(|| text.to_owned())
 }
