@@ -264,11 +264,11 @@ impl<'t> Place<'t> {
 
     /// Whether a token of another issuer may stand at this place.
     pub(super) fn may_hold_a_token(&self) -> bool {
-        let step = |step| match step {
-            &PathStep::Key(ref key) => key.as_str(),
+        let steps = self.path.0.iter().map(|step| match step {
+            PathStep::Key(key) => key.as_str(),
             PathStep::Index(_) => "",
-        };
-        let steps: Vec<&str> = self.path.0.iter().map(step).collect();
+        });
+        let steps: Vec<&str> = steps.collect();
         // Credentials and claims of token requests. Names are none, keys and certificates are no tokens, and what is not sent to
         // an issuer must not get one's token.
         matches!(
