@@ -35,7 +35,12 @@ pub(super) fn exec(common: &Common, options: &ExecOptions, refused: &[String]) -
         Folder::new().map_err(|error| no(format!("cannot make a folder for the CA bundle: {error}")))?;
     let key = random_key()?;
     let unmatched = if options.tunnel { Unmatched::Tunnel } else { Unmatched::Refuse };
-    let made = ForProgram { key: Source::literal(basic(&key)), bundle: folder.0.join("ca.pem"), unmatched };
+    let made = ForProgram {
+        key: Source::literal(basic(&key)),
+        bundle: folder.0.join("ca.pem"),
+        unmatched,
+        log_file: options.log_file.as_deref().and_then(|path| std::path::absolute(path).ok()),
+    };
     let config = load(common, made)?;
     let way = Way::through(&config, &key)?;
     let log = start_log(common, &config, options.log_file.as_deref())?;

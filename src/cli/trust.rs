@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::config::bundle_files;
 use crate::net::authority::bundle;
 
 /// A variable that names a PEM file, and who reads it.
@@ -27,7 +28,7 @@ pub(super) const VARIABLES: [Variable; 7] = [
 
 /// The options that make Java trust a bundle.
 pub(super) fn java_options(path: &Path) -> String {
-    let [_, pkcs12, _] = bundle::files(path);
+    let [_, pkcs12, _] = bundle_files(path);
     format!(
         "-Djavax.net.ssl.trustStore={} -Djavax.net.ssl.trustStoreType=PKCS12 -Djavax.net.ssl.trustStorePassword={}",
         pkcs12.display(),

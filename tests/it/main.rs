@@ -93,3 +93,4 @@ mod trailers;
 mod transparency;
 mod webhook;
 mod websocket;
+mod written;

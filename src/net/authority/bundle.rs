@@ -1,7 +1,7 @@
 //! The files from which programs learn what to trust: the system's roots and the authority, as PEM, and as PKCS#12 and JKS for
 //! Java. They hold certificates only, so their password protects nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest;
@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use x509_cert::der::asn1::{AnyRef, BmpString, ObjectIdentifier};
 use x509_cert::der::{self, Encode, Tag, TagNumber};
 
+use crate::config::bundle_files;
 use crate::config::files::Replaced;
 use crate::net::tls;
 
@@ -19,11 +20,6 @@ pub const PASSWORD: &str = "changeit";
 
 /// Everybody may read them.
 const MODE: u32 = 0o644;
-
-/// The files of a bundle: PEM, PKCS#12, and JKS.
-pub fn files(path: &Path) -> [PathBuf; 3] {
-    [path.to_owned(), path.with_extension("p12"), path.with_extension("jks")]
-}
 
 /// The certificates of an authority, the oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +45,7 @@ impl Bundle {
         let all: Vec<&[u8]> = self.0.iter().chain(&system).map(AsRef::as_ref).collect();
         let pkcs12 = pkcs12(&all).map_err(|error| format!("`forward.ca_bundle` as PKCS#12: {error}"))?;
         let contents = [all.iter().map(|der| pem(der)).collect::<String>().into_bytes(), pkcs12, jks(&all)];
-        for (path, content) in files(path).iter().zip(contents) {
+        for (path, content) in bundle_files(path).iter().zip(contents) {
             let file = Replaced::new("forward.ca_bundle", path, MODE);
             file.write(&content, now)?;
             file.sync()?;
