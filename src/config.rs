@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use client_auth::ClientAuth;
-pub use environment::{ProxyVariables, Variable, proxy_target, proxy_variables, root_paths};
+pub use environment::{ProxyVariables, Variable, proxy_target, proxy_variables, system_roots};
 pub use inspect::{check_references, missing_values, problem_near, slip_in_printed};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
@@ -34,10 +34,10 @@ pub use program::{end_all as end_programs, limit_files as limit_programs};
 pub(crate) use raw::values::Words;
 pub use reference::{Chained, ReferenceError, Source, make_all};
 pub(crate) use report::nearest;
-pub use report::{Problem, Problems, Severity};
+pub use report::{KeyPlace, Problem, Problems, Severity};
 pub use schema::schema;
 pub use store_key::StoreKey;
-pub use types::Scopes;
+pub use types::{Scopes, counted};
 
 use tracing_subscriber::filter::Targets;
 
@@ -78,6 +78,7 @@ pub fn load_to_examine(path: &Path) -> Result<Config, Problems> {
             bundle: PathBuf::new(),
             trusted: Vec::new(),
             unmatched: Unmatched::default(),
+            log_file: None,
         };
         let Ok(config) = load_for_program(path, program) else { return Err(strict) };
         // Warnings of the strict load are about a listener that is not there.

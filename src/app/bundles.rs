@@ -13,9 +13,10 @@ use tokio::time::sleep;
 use crate::admin::{AuthorityView, Health};
 use crate::aside::Aside;
 use crate::clock::{Clock, SystemClock};
+use crate::config::bundle_files;
 use crate::listener::ListenerSettings;
 use crate::net::CertificateAuthority;
-use crate::net::authority::{Bundle, bundle};
+use crate::net::authority::Bundle;
 
 /// The threads that write bundles.
 static WRITING: Aside = Aside::new("bundles", 16);
@@ -178,7 +179,7 @@ async fn write(wanted: &Wanted, health: &Health) -> Result<(), String> {
 }
 
 async fn is_there(wanted: &Wanted) -> bool {
-    let files = bundle::files(&wanted.path);
+    let files = bundle_files(&wanted.path);
     WRITING.run(move || files.iter().all(|file| file.exists())).await.unwrap_or(true)
 }
 

@@ -10,7 +10,7 @@ use super::args::{Common, Output};
 use super::healthcheck::{ask, place};
 use super::{Exit, Failure, load, output, trust};
 use crate::clock::rfc3339;
-use crate::config::{CaConfig, Config, ForwardConfig, ListenerConfig};
+use crate::config::{CaConfig, Config, ForwardConfig, ListenerConfig, bundle_files};
 use crate::net::CertificateAuthority;
 use crate::net::authority::bundle;
 
@@ -56,7 +56,7 @@ pub(super) fn ca(common: &Common, name: Option<&str>, format: Output) -> Result<
             "fingerprint": found.fingerprint,
             "certificates": found.certificates,
             "bundle": bundle.map(|path| {
-                let [pem, pkcs12, jks] = bundle::files(path);
+                let [pem, pkcs12, jks] = bundle_files(path);
                 json!({ "pem": pem, "pkcs12": pkcs12, "jks": jks, "password": bundle::PASSWORD })
             }),
             "variables": trust::VARIABLES.map(|variable| variable.name),

@@ -11,8 +11,8 @@ use super::args::{Common, Output};
 use super::{Exit, Failure, find, output};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{
-    self, CaConfig, Config, Credential, IssuerConfig, ListenerConfig, ListenerTls, Problem, Service,
-    Severity, Source, StorePlace, Unmatched,
+    self, CaConfig, Config, IssuerConfig, ListenerConfig, ListenerTls, Problem, Service, Severity, Source,
+    StorePlace, Unmatched, counted,
 };
 use crate::issuer::{self, Finding};
 use crate::jose::Certificate;
@@ -44,7 +44,7 @@ pub(super) fn check(common: &Common, format: Output) -> Result<Exit, Failure> {
             "problems": problems.iter().map(Problem::to_json).collect::<Vec<_>>(),
             "routes": config.as_ref().map(|config| config.routes.len()),
             "issuers": config.as_ref().map(|config| config.issuers.len()),
-            "listeners": config.as_ref().map(|config| config.listeners.len()),
+            "listeners": config.as_ref().map(listeners_of_the_file),
         })),
     }
     Ok(if good { Exit::Fine } else { Exit::Config })
@@ -71,38 +71,7 @@ fn findings(config: &Config) -> Vec<Problem> {
         .chain(route_findings(config))
         .chain(store_finding(config))
         .chain(listener_dates(config, now))
-        .chain(wanted_by_presets(config))
         .collect()
-}
-
-/// Scopes and parameters that a preset leaves to the operator, if a token request of a route would have none.
-fn wanted_by_presets(config: &Config) -> Vec<Problem> {
-    let mut found: Vec<Problem> = Vec::new();
-    for route in &config.routes {
-        let Credential::Issuer { issuer, key } = &route.credential else { continue };
-        let Some(preset) = issuer.preset.as_deref().and_then(config::preset) else { continue };
-        for need in &preset.needs {
-            let given = match need.key.as_str() {
-                "scopes" => !key.scopes.is_empty(),
-                "params" => !key.params.is_empty(),
-                _ => true,
-            };
-            let table = format!("issuer.{}", issuer.name);
-            if given || found.iter().any(|known| known.key == format!("{table}.{}", need.key)) {
-                continue;
-            }
-            let message = format!("is missing, and preset `{}` requires it: {}", preset.name, need.about);
-            let hint = format!("{} = {}, here or in the route", need.key, need.example);
-            found.push(config::problem_near(
-                config,
-                Severity::Warning,
-                (&table, &need.key),
-                message,
-                Some(hint),
-            ));
-        }
-    }
-    found
 }
 
 /// Files of a route's `tls` that make its upstream unreachable.
@@ -185,14 +154,19 @@ pub(super) fn report(problems: &[Problem]) -> String {
 fn summary(config: &Config) -> String {
     let counts = format!(
         "ok: {}, {}, {}\n",
-        count(config.listeners.len(), "listener"),
-        count(config.routes.len(), "route"),
-        count(config.issuers.len(), "issuer")
+        counted(listeners_of_the_file(config), "listener"),
+        counted(config.routes.len(), "route"),
+        counted(config.issuers.len(), "issuer")
     );
     let listeners = config.listeners.iter().enumerate();
     listeners
         .filter_map(|(index, listener)| purpose(config, index, listener))
         .fold(counts, |all, line| all + &line)
+}
+
+/// All but the one that `bearerd exec` makes.
+fn listeners_of_the_file(config: &Config) -> usize {
+    config.listeners.iter().filter(|listener| !listener.same_user).count()
 }
 
 /// What a listener is for, if it is not for requests to routes.
@@ -208,8 +182,12 @@ fn purpose(config: &Config, index: usize, listener: &ListenerConfig) -> Option<S
                 Unmatched::Refuse => "refuses all other hosts",
                 Unmatched::Tunnel => "passes connections to other hosts through unread, without a token",
             };
+            let who = match listener.same_user {
+                true => "the listener that `bearerd exec` makes".to_owned(),
+                false => format!("listener {name}"),
+            };
             Some(format!(
-                "listener {name} is a forward proxy for {}, and {others}\n",
+                "{who} is a forward proxy for {}, and {others}\n",
                 some(hosts.into_iter(), "no host")
             ))
         }
@@ -238,11 +216,7 @@ fn some(names: impl Iterator<Item = String>, none: &str) -> String {
 /// The number of errors, in one line.
 pub(super) fn verdict(path: &Path, problems: &[Problem]) -> String {
     let errors = problems.iter().filter(|problem| is_error(problem)).count();
-    format!("{}: {}", path.display(), count(errors, "error"))
-}
-
-pub(super) fn count(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    format!("{}: {}", path.display(), counted(errors, "error"))
 }
 
 #[cfg(test)]

@@ -43,6 +43,7 @@ pub(super) fn exec(common: &Common, options: &ExecOptions, refused: &[String]) -
         bundle: folder.0.join("ca.pem"),
         trusted: environment::trusted(),
         unmatched,
+        log_file: options.log_file.as_deref().and_then(|path| std::path::absolute(path).ok()),
     };
     let config = load(common, made)?;
     let way = Way::through(&config, &key)?;

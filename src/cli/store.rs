@@ -11,11 +11,10 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use crate::cli::args::{Common, Output};
-use crate::cli::check::count;
 use crate::cli::online::{Wanted, wanted_credentials};
 use crate::cli::{Exit, Failure, issuer, load, output, runtime};
 use crate::clock::{SystemClock, millis, rfc3339};
-use crate::config::{Config, IssuerConfig, StoreConfig};
+use crate::config::{Config, IssuerConfig, StoreConfig, counted};
 use crate::issuer::Issuer;
 use crate::store::{Entry, Listed, Store, StoreError};
 use crate::token::balance_in_store;
@@ -217,7 +216,7 @@ fn write(out: &mut String, contents: &Contents) -> fmt::Result {
         )?;
     }
     let stored = contents.tokens.iter().filter(|token| token.stored).count();
-    write!(out, "{}: {} of this config", contents.store, count(stored, "token"))?;
+    write!(out, "{}: {} of this config", contents.store, counted(stored, "token"))?;
     match contents.other_entries {
         0 => writeln!(out),
         1 => writeln!(out, ", and 1 entry that belongs to another config, key, or version"),

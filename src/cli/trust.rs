@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::config::bundle_files;
 use crate::net::authority::bundle;
 
 /// A variable that names a PEM file, and who reads it.
@@ -34,7 +35,7 @@ pub(super) const VARIABLES: [Variable; 14] = [
 
 /// The options that make Java trust a bundle.
 pub(super) fn java_options(path: &Path) -> String {
-    let [_, pkcs12, _] = bundle::files(path);
+    let [_, pkcs12, _] = bundle_files(path);
     let path = pkcs12.display().to_string();
     // Java takes quotes around a path with blanks.
     let quote = match (path.contains(char::is_whitespace), path.contains('\'')) {

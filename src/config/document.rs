@@ -430,6 +430,19 @@ pub(crate) fn find_included(at: &Place<'_>, report: &mut Report) -> Included {
     included
 }
 
+/// Whether a pattern of `include` matches this file, there or not. Its links are followed.
+pub(crate) fn would_include(at: &Place<'_>, real: &Path) -> bool {
+    let (Some(folder), Some(name)) = (real.parent(), real.file_name().and_then(|name| name.to_str())) else {
+        return false;
+    };
+    let patterns = at.value().and_then(DeValue::as_array).into_iter().flatten();
+    let mut patterns = patterns.filter_map(|pattern| split(pattern.get_ref().as_str()?).ok());
+    !name.starts_with('.')
+        && patterns.any(|(of, pattern)| {
+            matches(pattern, name) && files::real(&at.document.file.folder.join(of)).path == folder
+        })
+}
+
 fn split(pattern: &str) -> Result<(&Path, &str), &'static str> {
     let (folder, name) = pattern.rsplit_once('/').map_or(("", pattern), |(folder, name)| {
         // "/x.toml" is in the root folder.

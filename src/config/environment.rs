@@ -182,10 +182,20 @@ impl OtelVariables {
 }
 
 /// The system's roots according to `SSL_CERT_FILE` and `SSL_CERT_DIR`, which may name several folders.
-pub fn root_paths() -> Vec<PathBuf> {
+fn root_paths() -> Vec<PathBuf> {
     let folders = env::var_os("SSL_CERT_DIR").unwrap_or_default();
     let folders = env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty());
     env::var_os("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(folders).collect()
+}
+
+/// The places of the system's roots, where rustls-native-certs also looks.
+pub fn system_roots() -> Vec<PathBuf> {
+    let named = root_paths();
+    if !named.is_empty() {
+        return named;
+    }
+    let found = openssl_probe::probe();
+    found.cert_file.into_iter().chain(found.cert_dir).collect()
 }
 
 /// The socket of the SPIFFE Workload API, as `unix:///PATH`.

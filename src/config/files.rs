@@ -14,7 +14,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -33,6 +33,7 @@ static THREADS: Aside = Aside::new("files", 64);
 static READS: Bounded<Arc<Contents>> = Bounded::new();
 static READS_BELOW: Bounded<Arc<Contents>> = Bounded::new();
 static STATES: Bounded<Metadata> = Bounded::new();
+static REALS: Bounded<Real> = Bounded::new();
 static LISTS: Bounded<Vec<String>> = Bounded::new();
 static FOLDERS: Bounded<u64> = Bounded::new();
 
@@ -100,6 +101,51 @@ pub fn read_below(folder: &Path, path: &Path, suffix: &str, limit: u64) -> io::R
 /// There is no such path, or the file system does not respond in time.
 pub fn state(path: &Path) -> io::Result<Metadata> {
     STATES.get(path, |path| std::fs::metadata(path))
+}
+
+/// What a path leads to, with links and `..` followed as far as it exists.
+#[derive(Clone)]
+pub struct Real {
+    pub path: PathBuf,
+    found: Option<Metadata>,
+}
+
+impl Real {
+    /// Device and inode, if something is there.
+    pub fn id(&self) -> Option<(u64, u64)> {
+        self.found.as_ref().map(|found| (found.dev(), found.ino()))
+    }
+
+    pub fn is_folder(&self) -> bool {
+        self.found.as_ref().is_some_and(Metadata::is_dir)
+    }
+
+    /// What is there, in words, if it is not a regular file.
+    pub fn not_a_file(&self) -> Option<&'static str> {
+        self.found.as_ref().and_then(|found| other_than_file(found))
+    }
+}
+
+/// What the path leads to. If its file system does not respond in time, nothing is known but the path.
+pub fn real(path: &Path) -> Real {
+    let found = REALS.get(path, |path| {
+        let path = std::path::absolute(path)?;
+        let real = std::fs::canonicalize(&path).unwrap_or_else(|_| as_far_as_it_exists(&path));
+        let found = std::fs::metadata(&real).ok();
+        Ok(Real { path: real, found })
+    });
+    found.unwrap_or_else(|_| Real { path: path.to_owned(), found: None })
+}
+
+fn as_far_as_it_exists(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut real, component| {
+        match component {
+            Component::ParentDir => _ = real.pop(),
+            Component::CurDir => {}
+            _ => real.push(component),
+        }
+        std::fs::canonicalize(&real).unwrap_or(real)
+    })
 }
 
 /// The names of a folder's entries, except folders, sorted.
@@ -221,19 +267,27 @@ fn within(length: u64, limit: u64) -> io::Result<()> {
 }
 
 fn regular(found: &Metadata) -> io::Result<()> {
+    match other_than_file(found) {
+        None => Ok(()),
+        Some(_) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Some(what) => Err(io::Error::other(format!("is {what}; name a regular file"))),
+    }
+}
+
+/// What something is, in words, if it is not a regular file.
+fn other_than_file(found: &Metadata) -> Option<&'static str> {
     let kind = found.file_type();
-    let what = if kind.is_file() {
-        return Ok(());
+    if kind.is_file() {
+        None
     } else if kind.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
+        Some("a folder")
     } else if kind.is_fifo() {
-        "a pipe"
+        Some("a pipe")
     } else if kind.is_socket() {
-        "a socket"
+        Some("a socket")
     } else {
-        "a device"
-    };
-    Err(io::Error::other(format!("is {what}; name a regular file")))
+        Some("a device")
+    }
 }
 
 /// For tests: writes a file whose last write seems long ago, so that it does not count as half written.

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::config::files;
-use crate::config::model::{Config, ReferenceUse, StoreConfig, StorePlace, WebhookConfig};
+use crate::config::model::{Config, ReferenceUse, StoreConfig, Written, WrittenPath};
 use crate::config::reference::{self, ReferenceError, Source};
 use crate::config::report::{Problem, Severity};
 use crate::config::store_key::{self, StoreKey};
@@ -18,7 +18,7 @@ use crate::secret::Secret;
 /// [`super::load`] does none of this, because a missing secret must not keep the program from starting.
 pub fn check_references(config: &Config) -> Vec<Problem> {
     let mut found: Vec<Problem> = config.references.iter().flat_map(check_reference).collect();
-    found.extend(config.webhooks.iter().filter_map(|webhook| check_learned(config, webhook)));
+    found.extend(config.written.iter().filter_map(check_written));
     found.extend(config.store.iter().flat_map(|store| check_store(config, store)));
     found
 }
@@ -66,61 +66,66 @@ pub fn problem_near(
     }
 }
 
-/// The file need not exist: the first request brings it.
-fn check_learned(config: &Config, webhook: &WebhookConfig) -> Option<Problem> {
-    let folder = webhook.store.parent().filter(|folder| !folder.is_dir())?.display();
-    let table = format!("webhook.{}", webhook.name);
-    let message = format!("the folder {folder} does not exist, so bearerd cannot keep a learned value");
-    let hint = format!("run `mkdir -m 700 -p {folder}` as the user that bearerd runs as");
-    Some(problem_near(config, Severity::Warning, (&table, "store"), message, Some(hint)))
+/// What keeps bearerd from writing, as far as that is known without writing.
+fn check_written(written: &WrittenPath) -> Option<Problem> {
+    let WrittenPath { path, kind, place } = written;
+    let parent = path.parent().filter(|folder| !folder.is_dir());
+    let (message, hint) = match (kind, parent) {
+        (Written::Bundle, Some(folder)) => (
+            format!(
+                "the folder {} does not exist, and `bearerd run` starts only where it can write the bundle",
+                folder.display()
+            ),
+            format!("run `mkdir -p {}` as the user that bearerd runs as", folder.display()),
+        ),
+        (Written::Learned, Some(folder)) => (
+            format!("the folder {} does not exist, so bearerd cannot keep a learned value", folder.display()),
+            format!("run `mkdir -m 700 -p {}` as the user that bearerd runs as", folder.display()),
+        ),
+        (Written::Tokens, _) if path.exists() && !path.is_dir() => (
+            format!("{} is not a folder, so no token can be kept", path.display()),
+            "name a folder that bearerd may write".to_owned(),
+        ),
+        _ => return None,
+    };
+    Some(place.problem(Severity::Warning, message, Some(hint)))
 }
 
-/// What is wrong with the keys and the folder of a store, as far as they exist.
+/// What is wrong with the keys of a store, as far as they exist.
 fn check_store(config: &Config, store: &StoreConfig) -> Vec<Problem> {
     let mut found = Vec::new();
     let mut keys: Vec<(usize, StoreKey)> = Vec::new();
+    let in_the_config = |index: usize| store.keys.get(index).is_some_and(Source::is_literal);
     for (index, source) in store.keys.iter().enumerate() {
         let Ok(written) = source.read() else { continue };
-        let problem = |severity, message, hint: &str| {
+        let problem = |index: usize, severity, message, hint: &str| {
             let key = format!("keys[{index}]");
             problem_near(config, severity, ("store", &key), message, Some(hint.to_owned()))
         };
         match StoreKey::parse(&written) {
             Err(why) => {
                 let message = format!("{}: {why}", source.place());
-                found.push(problem(Severity::Error, message, store_key::HOW_TO_MAKE));
+                found.push(problem(index, Severity::Error, message, store_key::HOW_TO_MAKE));
             }
             Ok(key) => {
                 if let Some((first, _)) = keys.iter().find(|(_, other)| *other == key) {
-                    let message = format!("{}: is the same key as keys[{first}]", source.place());
-                    found.push(problem(Severity::Warning, message, "leave it out when the rotation is over"));
+                    // The load compares keys that are both in the config. A reference has a place.
+                    let (at, other) = if in_the_config(index) { (*first, index) } else { (index, *first) };
+                    let place = store.keys.get(at).map_or_else(String::new, Source::place);
+                    let message = format!("{place}: is the same key as keys[{other}]");
+                    let hint = "leave one of them out when the rotation is over";
+                    found.push(problem(at, Severity::Warning, message, hint));
                 }
                 keys.push((index, key));
             }
         }
     }
-    if let StorePlace::Folder(folder) = &store.place
-        && folder.exists()
-        && !folder.is_dir()
-    {
-        let message = format!("{} is not a folder, so no token can be kept", folder.display());
-        let hint = Some("name a folder that bearerd may write".to_owned());
-        found.push(problem_near(config, Severity::Warning, ("store", "path"), message, hint));
-    }
     found
 }
 
 fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
-    let warning = |message: String, hint: Option<String>| Problem {
-        severity: Severity::Warning,
-        file: reference.file.clone(),
-        line: reference.line,
-        column: reference.column,
-        key: reference.key.clone(),
-        message,
-        hint,
-        source_line: None,
-    };
+    let place = reference.place();
+    let warning = |message, hint| place.problem(Severity::Warning, message, hint);
     let mut found: Vec<Problem> = Vec::new();
     let unmakeable = reference.source.unmakeable();
     found.extend(unmakeable.iter().map(|error| warning(error.to_string(), None)));

@@ -16,7 +16,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::config::raw::values::{Words, size_text};
 use crate::config::reference::Source;
-use crate::config::report::Problem;
+use crate::config::report::{KeyPlace, Problem};
 use crate::config::types::Scopes;
 use crate::workload_api::SpiffeId;
 
@@ -79,8 +79,32 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// Every value outside the config, with the place that names it.
     pub references: Vec<ReferenceUse>,
+    /// Every path that bearerd writes.
+    pub written: Vec<WrittenPath>,
     /// What `bearerd exec` adds to the file.
     pub program: Option<ForProgram>,
+}
+
+/// A path that bearerd writes, and the key that names it.
+#[derive(Debug, Clone)]
+pub struct WrittenPath {
+    /// Absolute.
+    pub path: PathBuf,
+    pub kind: Written,
+    pub place: KeyPlace,
+}
+
+/// What bearerd writes to a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The CA bundle of a forward listener.
+    Bundle,
+    /// The value of a webhook.
+    Learned,
+    /// Tokens, in a folder.
+    Tokens,
+    /// The socket of a `unix:` address.
+    Socket,
 }
 
 /// What a config needs besides its file if bearerd serves only one program, which it started.
@@ -94,6 +118,8 @@ pub struct ForProgram {
     pub trusted: Vec<PathBuf>,
     /// What the made listener does with other hosts.
     pub unmatched: Unmatched,
+    /// The file that the log goes to, absolute.
+    pub log_file: Option<PathBuf>,
 }
 
 impl ForProgram {
@@ -119,6 +145,14 @@ pub struct ReferenceUse {
     pub column: usize,
     /// The key's path.
     pub key: String,
+}
+
+impl ReferenceUse {
+    /// Where the config names it.
+    pub fn place(&self) -> KeyPlace {
+        let Self { file, line, column, key, .. } = self;
+        KeyPlace { file: file.clone(), line: *line, column: *column, key: key.clone() }
+    }
 }
 
 /// `[limits]`. A duration of `None` means the operator turned it off with `"0s"`.

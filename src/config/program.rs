@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 use super::made::{Known, Made, Maker, Outcome, Recipe};
 use crate::aside::{Aside, SharedWork};
 use crate::config::reference::Source;
+use crate::config::schema::is_secret_literal;
 use crate::redact::Redactor;
 use crate::secret::Secret;
 
@@ -141,11 +142,15 @@ impl ProgramConfig {
         self.command.first().map_or("", String::as_str)
     }
 
+    /// The program's file, if the command names it and not a program of `PATH`.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        Some(self.name()).filter(|name| name.contains('/')).map(|name| self.folder.join(name))
+    }
+
     /// The program's file.
     fn find(&self) -> Result<PathBuf, String> {
         let name = self.name();
-        if name.contains('/') {
-            let path = self.folder.join(name);
+        if let Some(path) = self.path() {
             return match path.metadata() {
                 Ok(state) if state.is_file() && is_executable(&path) => Ok(path),
                 Ok(state) if state.is_file() => Err(format!(
@@ -168,6 +173,10 @@ impl ProgramConfig {
         }
         found.ok_or_else(|| match refused {
             Some(file) => format!("{0} may not be run by this user: run `chmod +x {0}`", file.display()),
+            None if name.contains(char::is_whitespace) => {
+                "is a program's name with a blank in it: write each argument as a string of its own"
+                    .to_owned()
+            }
             None => format!(
                 "not found in PATH ({}): install it, or write its full path",
                 folders.to_string_lossy()
@@ -205,7 +214,7 @@ impl ProgramConfig {
             if value.expose().contains(&0) {
                 return Err(format!("env.{name}: {} contains a zero byte", source.place()));
             }
-            if !source.is_literal() || super::schema::names_a_secret(name) {
+            if !source.is_literal() || is_secret_literal(name, value.expose()) {
                 known.add(&value);
             }
             command.env(name, OsStr::from_bytes(value.expose()));

@@ -88,7 +88,7 @@ pub(crate) struct RawWebhook {
     #[schemars(extend("default" = Self::TIMESTAMP, "x-errors" = "not a JSON pointer"))]
     pub timestamp: Option<String>,
     /// The file that keeps the value.
-    #[schemars(extend("x-errors" = "missing; the store of another webhook"))]
+    #[schemars(extend("x-errors" = "missing; a folder; a path that something else uses"))]
     pub store: Option<String>,
 }
 
@@ -217,10 +217,10 @@ pub(crate) struct RawStore {
     #[schemars(extend("x-errors" = "beside `path`; a literal in a file that others may read"))]
     pub password: Option<RawSecret>,
     /// A folder of this host, instead of a server: a restart makes no token request.
-    #[schemars(extend("x-errors" = "beside `url`, `urls`, `cluster`, `sentinel`, `username`, `password`, or `tls`; empty"))]
+    #[schemars(extend("x-errors" = "beside `url`, `urls`, `cluster`, `sentinel`, `username`, `password`, or `tls`; empty; a path that something else uses"))]
     pub path: Option<String>,
     /// Keys of 32 bytes, in base64 or hex. The first encrypts, and all decrypt.
-    #[schemars(extend("x-errors" = "missing; empty; not 32 bytes; the same key twice; a literal in a file that others may read"))]
+    #[schemars(extend("x-errors" = "missing; empty; not 32 bytes; the same reference or the same literal key twice; a literal in a file that others may read"))]
     pub keys: Option<Vec<RawSecret>>,
     /// The start of the name of everything that bearerd writes there, so that several deployments can use one server.
     #[schemars(extend("default" = Self::PREFIX, "x-errors" = "anything but 1 to 64 letters, digits, `.`, `_`, `:`, `-`"))]
@@ -295,7 +295,7 @@ pub(crate) struct RawForward {
     /// A PEM file that bearerd writes: the system's roots and the authority's certificate, for programs that replace their
     /// roots by it. Beside it, the same as PKCS#12 (.p12) and JKS (.jks) for Java, with the password "changeit". Relative paths
     /// start at the config file's folder.
-    #[schemars(extend("x-errors" = "not a file's path; ends in .p12 or .jks; the file of another listener"))]
+    #[schemars(extend("x-errors" = "not a file's path; a folder; ends in .p12 or .jks; a path that something else uses"))]
     pub ca_bundle: Option<String>,
     /// What happens to a CONNECT for a host that no route names. "tunnel" lets it through unread, but never to this machine,
     /// to link-local addresses, or to metadata services.
@@ -570,8 +570,8 @@ fn alg_names() -> Vec<&'static str> {
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Dpop")]
 pub(crate) struct RawDpop {
-    /// The key. It must differ from the key that authenticates the client.
-    #[schemars(extend("x-errors" = "missing"))]
+    /// The key. It must differ from the key that authenticates the client: otherwise bearerd sends no token request.
+    #[schemars(extend("x-errors" = "missing; the same reference as for a key of the client"))]
     pub private_key: Option<RawSigningKey>,
     /// The signature's algorithm. Default: depends on the key's type.
     #[schemars(extend("enum" = alg_names(), "x-errors" = "an HMAC algorithm such as HS256"))]

@@ -182,7 +182,14 @@ fn wrong_type(place: &Place<'_>, message: &str, report: &mut Report) {
         Some(DeValue::Integer(number)) if expected.starts_with("a size") => {
             format!("give a unit: \"{number}B\"")
         }
-        Some(DeValue::String(_)) if expected == "an array" => "put it in brackets: [\"…\"]".to_owned(),
+        Some(DeValue::String(text)) if expected == "an array" => {
+            let several = text.trim().contains(|char: char| char.is_whitespace() || char == ',');
+            let hint = match several {
+                true => "put it in brackets, and each of its words in quotes: [\"…\", \"…\"]",
+                false => "put it in brackets: [\"…\"]",
+            };
+            hint.to_owned()
+        }
         _ => String::new(),
     };
     report.error(place, format!("expected {expected}, found {found}"), hint);

@@ -305,6 +305,22 @@ impl Source {
         }
     }
 
+    /// The file that the config names with this reference: the one of the value, or of the program or module that makes it.
+    /// A webhook's store is named by its own key.
+    pub(super) fn named_file(&self) -> Option<PathBuf> {
+        match &self.0.definition {
+            Definition::File { path, .. } => Some(path.clone()),
+            Definition::Exec { program, .. } => program.recipe.path(),
+            Definition::Device(device) => Some(device.uri.module()).filter(|path| path.is_absolute()),
+            Definition::Webhook { .. }
+            | Definition::Literal(_)
+            | Definition::Env { .. }
+            | Definition::JwtSvid(_)
+            | Definition::Streamed(_)
+            | Definition::Issuer(_) => None,
+        }
+    }
+
     fn as_streamed(&self) -> Option<&Streamed> {
         match &self.0.definition {
             Definition::Streamed(streamed) => Some(streamed),

@@ -1,6 +1,6 @@
 //! What loading a config finds: problems with their places, and the references to values elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -36,6 +36,31 @@ pub struct Problem {
     pub hint: Option<String>,
     /// The source line, if it contains no secret.
     pub source_line: Option<String>,
+}
+
+/// The place of a key, for problems that are found after the load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPlace {
+    pub file: PathBuf,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// The key's path.
+    pub key: String,
+}
+
+impl KeyPlace {
+    pub(super) fn of(place: &Place<'_>) -> Self {
+        let (line, column) = place.position();
+        Self { file: place.document.file.display.clone(), line, column, key: place.path.to_string() }
+    }
+
+    /// A problem of this key.
+    pub fn problem(&self, severity: Severity, message: String, hint: Option<String>) -> Problem {
+        let Self { file, line, column, key } = self.clone();
+        Problem { severity, file, line, column, key, message, hint, source_line: None }
+    }
 }
 
 /// All problems of one load, in the order of the files.
@@ -152,6 +177,8 @@ pub(crate) struct Report {
     pub webhooks: BTreeMap<String, Option<PathBuf>>,
     /// Tokens of other issuers that issuers use, with the paths of their keys.
     pub chained: Vec<(Vec<PathStep>, Source)>,
+    /// The issuers whose tokens other issuers use.
+    pub chained_issuers: BTreeSet<String>,
     /// Referenced values of `vars`, by the path of their table: the text of the config does not contain them.
     pub elsewhere: BTreeMap<String, Vec<String>>,
     /// Tables of issuers with an unknown preset, which may contain what seems to be missing.

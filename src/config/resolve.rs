@@ -6,11 +6,13 @@ mod chain;
 mod digest;
 mod issuer;
 mod listener;
+mod needs;
 mod route;
 mod spiffe;
 mod store;
 mod tracing;
 mod value;
+mod written;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -86,12 +88,24 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
         routes.push((document, raw.route));
     }
     let files: Vec<_> = issuers.iter().map(|(document, _)| document.file.absolute.clone()).collect();
+    let shown =
+        |(document, _): &(&Document<'_>, _)| (document.file.display.clone(), document.file.absolute.clone());
+    let shown_files: Vec<_> = issuers.iter().map(shown).collect();
     let (issuers, chains, places) = all_issuers(issuers, report);
     let known = Known { issuers, chains, listeners };
     listener::check_token_listeners(&top, &known, report);
     let routes = all_routes(routes, &known, report);
     listener::check_forward_listeners(&top, &known, &routes, report);
     budget::check(&places, &known.issuers, &routes, report);
+    needs::check(&places, &known.issuers, &routes, report);
+    let tables = written::Tables {
+        admin: admin.as_ref(),
+        listeners: &known.listeners,
+        webhooks: &webhooks,
+        store: store.as_ref(),
+        program: program.as_ref(),
+    };
+    let written = written::check(&top, &shown_files, &tables, report);
 
     if report.problems.iter().any(|problem| problem.severity == Severity::Error) {
         return None;
@@ -114,6 +128,7 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
         webhooks,
         warnings: Vec::new(),
         references: Vec::new(),
+        written,
         program,
     })
 }

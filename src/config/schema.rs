@@ -112,13 +112,32 @@ const SECRET_WORDS: &[&str] = &[
 const SECRET_ENDS: &[&str] =
     &["token", "assertion", "accesskey", "appkey", "authkey", "functionskey", "sharedkey"];
 
+/// Last words of names that say where something is: `PASSWORD_STORE_DIR`, `VAULT_TOKEN_FILE`.
+const PLACE_WORDS: &[&str] = &["dir", "file", "path", "name", "url", "addr"];
+
 /// Whether a literal below this key may be a secret.
 pub(crate) fn may_hold_secret(name: &str) -> bool {
     SECRET_KEYS.contains(name) || (names_a_secret(name) && !is_key(name))
 }
 
-/// Whether a parameter or header of this name carries a secret: `client_secret`, `X-Api-Key`.
+/// Whether a parameter, header field, or variable of this name carries a secret: `client_secret`, `X-Api-Key`.
 pub(crate) fn names_a_secret(name: &str) -> bool {
+    sounds_secret(name) && !names_a_place(name)
+}
+
+/// Whether this literal is a secret. A URL may carry a password or a key, whatever the name says.
+pub(crate) fn is_secret_literal(name: &str, literal: &[u8]) -> bool {
+    let carries = || literal.iter().any(|byte| matches!(byte, b'@' | b'?'));
+    names_a_secret(name) || (sounds_secret(name) && carries())
+}
+
+fn names_a_place(name: &str) -> bool {
+    let mut words = name.rsplit(['_', '-', '.']);
+    let last = words.next().unwrap_or_default();
+    words.next().is_some() && PLACE_WORDS.iter().any(|word| last.eq_ignore_ascii_case(word))
+}
+
+fn sounds_secret(name: &str) -> bool {
     let plain: String = name.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
     // Only at the end of the name: `requested_token_use` and similar names are plain.
     SECRET_WORDS.iter().any(|word| plain.contains(word)) || SECRET_ENDS.iter().any(|end| plain.ends_with(end))
@@ -308,8 +327,22 @@ mod tests {
             "requested_token_use",
             "access_key_id",
             "audience",
+            "PASSWORD_STORE_DIR",
+            "VAULT_TOKEN_FILE",
+            "private-key-path",
+            "SECRET_NAME",
+            "CREDENTIALS_URL",
+            "SECRET_ADDR",
         ] {
             assert!(!names_a_secret(name), "{name}");
+        }
+        for name in ["secret_id", "PASSWORDFILE", "SECRET_FILENAME", "secret_path_token"] {
+            assert!(names_a_secret(name), "{name}");
+        }
+        assert!(!is_secret_literal("SECRETS_URL", b"https://vault.internal"));
+        for literal in ["https://a:b@vault.internal", "https://vault.internal/?k=s"] {
+            assert!(is_secret_literal("SECRETS_URL", literal.as_bytes()), "{literal}");
+            assert!(!is_secret_literal("WEB_URL", literal.as_bytes()), "{literal}");
         }
     }
 

@@ -7,6 +7,7 @@ use base64::alphabet::{self, Alphabet};
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
+use crate::config::types::counted;
 use crate::secret::{MASK, Secret};
 
 /// How long a key is, in bytes.
@@ -76,8 +77,8 @@ fn why_not(text: &[u8]) -> String {
     let found = match decoded(text) {
         _ if text.is_empty() => "it is empty".to_owned(),
         // Other lengths of hex digits are base64 too, and whoever wrote them meant hex.
-        _ if is_hex => format!("it is hex of {} bytes", text.len() / 2),
-        Some(bytes) => format!("it is base64 of {} bytes", bytes.len()),
+        _ if is_hex => format!("it is hex of {}", counted(text.len() / 2, "byte")),
+        Some(bytes) => format!("it is base64 of {}", counted(bytes.len(), "byte")),
         None => "it is neither hex nor base64".to_owned(),
     };
     format!("is not a key of {LENGTH} bytes in base64 or hex: {found}")

@@ -4,6 +4,7 @@
 pub(crate) mod store_url;
 pub(crate) mod url;
 
+use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -30,6 +31,12 @@ pub(crate) fn wrong(message: impl Into<String>, hint: impl Into<String>) -> Wron
 /// The text in quotes, if it may be shown.
 pub(crate) fn quoted(text: &str) -> String {
     if text_may_be_shown(text) { format!("{text:?}") } else { "this".to_owned() }
+}
+
+/// `1 token`, `2 tokens`.
+pub fn counted(number: impl fmt::Display + PartialEq + From<u8>, what: &str) -> String {
+    let plural = if number == 1.into() { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }
 
 /// More than this counts as an error. Clocks can still add it to any time.

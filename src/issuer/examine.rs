@@ -7,7 +7,7 @@ use super::credential::{ClientCredential, WhichCredential};
 use super::keys::{self, KeyFiles};
 use crate::clock::rfc3339;
 use crate::config::client_auth::Proof;
-use crate::config::{IssuerConfig, JwtConfig, JwtUse, Source};
+use crate::config::{DpopConfig, IssuerConfig, JwtConfig, JwtUse, Source, counted};
 use crate::jose::{Alg, Certificate, PrivateKey};
 use crate::net::tls;
 
@@ -37,16 +37,28 @@ pub fn examine(config: &IssuerConfig, now: SystemTime) -> Vec<Finding> {
     if !tls_certificate(config, now, &mut findings) {
         findings.extend(tls_files(config));
     }
-    if let Some(dpop) = &config.dpop
-        && dpop.private_key.read().is_ok()
-        && let Ok(files) = KeyFiles::read(&config.name, &dpop.private_key, None)
-        && let Err(error) = keys::prover(&files, dpop)
-    {
-        findings.push(finding("dpop", error, None));
-    }
+    findings.extend(config.dpop.as_ref().and_then(|dpop| proving_key(config, dpop)));
     prepared_assertion(config, now, &mut findings);
     findings.dedup();
     findings
+}
+
+/// What is wrong with the key for DPoP proofs.
+fn proving_key(config: &IssuerConfig, dpop: &DpopConfig) -> Option<Finding> {
+    dpop.private_key.read().ok()?;
+    let files = KeyFiles::read(&config.name, &dpop.private_key, None).ok()?;
+    let prover = match keys::prover(&files, dpop) {
+        Ok(prover) => prover,
+        Err(error) => return Some(finding("dpop", error, None)),
+    };
+    let chain = keys::tls_chain(config);
+    let leaf = chain.as_ref().and_then(|(chain, _)| chain.first());
+    let clients = [WhichCredential::Current, WhichCredential::Standby];
+    clients.into_iter().filter_map(|which| ClientCredential::of(config, which)).find_map(|client| {
+        let signing = client.private_key.and_then(|source| parse(source).ok());
+        let why = keys::shared_key(&prover, signing.as_ref(), leaf, &client)?;
+        Some(finding("dpop.private_key", why, Some(DpopConfig::OTHER_KEY.to_owned())))
+    })
 }
 
 fn signing_key(
@@ -100,8 +112,9 @@ fn shared_secret(config: &IssuerConfig, jwt: &JwtConfig, findings: &mut Vec<Find
     let length = secret.expose().len();
     if length < wanted {
         let message = format!(
-            "the secret has {length} bytes; {} should have at least {wanted} (RFC 7518 section 3.2), and many \
+            "the secret has {}; {} should have at least {wanted} (RFC 7518 section 3.2), and many \
              issuers refuse a shorter one",
+            counted(length, "byte"),
             jwt.alg.unwrap_or(Alg::Hs256)
         );
         findings.push(finding(
@@ -216,7 +229,7 @@ fn finding(key: &'static str, message: String, hint: Option<String>) -> Finding 
 mod tests {
     use super::*;
     use crate::config::client_auth::{ClientAuth, ClientSecretJwt, TlsClientAuth};
-    use crate::config::{CertificateHeader, DpopConfig, Source, Standby};
+    use crate::config::{CertificateHeader, Standby};
     use crate::issuer::fuzz;
     use crate::issuer::tests::{key_file, signing};
 
@@ -276,6 +289,27 @@ mod tests {
         config.standby = None;
         config.dpop = Some(DpopConfig { private_key: key_file("ec-p256.pkcs8.pem"), alg: Some(Alg::Rs256) });
         assert_eq!(only(&config).0, "dpop");
+    }
+
+    #[test]
+    fn a_key_that_also_authenticates_the_client_makes_no_proofs() {
+        let dpop = |key: &str| Some(DpopConfig { private_key: key_file(key), alg: None });
+        let mut config = signing("ec-p256.pkcs8.pem");
+        // The same key in another form.
+        config.dpop = dpop("ec-p256.jwk.json");
+        let (key, message) = only(&config);
+        assert!(
+            key == "dpop.private_key" && message.contains("same key as `private_key`"),
+            "{key}: {message}"
+        );
+        config.dpop = dpop("ed25519.pkcs8.pem");
+        assert_eq!(examine(&config, now()), []);
+        let mut config = IssuerConfig { client_auth: ClientAuth::new(&TlsClientAuth), ..fuzz::config() };
+        config.tls.certificate = Some(key_file("ec-p256.certificate.pem"));
+        config.tls.private_key = Some(key_file("ec-p256.pkcs8.pem"));
+        config.dpop = dpop("ec-p256.pkcs8.pem");
+        let (key, message) = only(&config);
+        assert!(key == "dpop.private_key" && message.contains("`tls.certificate`"), "{key}: {message}");
     }
 
     #[test]

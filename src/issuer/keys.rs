@@ -65,6 +65,23 @@ impl KeyCache {
         self.dpop.get(&self.issuer, files.digest(), || prover(&files, dpop))
     }
 
+    /// Refuses a key for DPoP proofs that also authenticates the client.
+    pub(super) fn refuse_shared(
+        &self,
+        prover: &Prover,
+        config: &IssuerConfig,
+        client: &ClientCredential<'_>,
+    ) -> Result<(), String> {
+        // Whoever needs the signing key reports what is wrong with it.
+        let signing = self.signing(config, client).ok().flatten();
+        let chain = self.tls_chain(config);
+        let leaf = chain.as_ref().and_then(|(chain, _)| chain.first());
+        match shared_key(prover, signing.as_ref().map(|material| &material.key), leaf, client) {
+            Some(why) => Err(format!("dpop.private_key: {why}; {}", DpopConfig::OTHER_KEY)),
+            None => Ok(()),
+        }
+    }
+
     /// As [`tls_chain`], parsed once.
     pub(super) fn tls_chain(&self, config: &IssuerConfig) -> Option<(Arc<Vec<Certificate>>, String)> {
         let file = TlsCertificate::read(config)?;
@@ -191,6 +208,23 @@ pub(super) fn material(
 pub(super) fn prover(files: &KeyFiles<'_>, dpop: &DpopConfig) -> Result<Prover, String> {
     let key = files.parse_key().map_err(|error| format!("dpop.private_key: {error}"))?;
     Prover::new(key, dpop.alg).map_err(|error| format!("dpop: {error}"))
+}
+
+/// Says that the key for DPoP proofs also authenticates the client.
+pub(super) fn shared_key(
+    prover: &Prover,
+    signing: Option<&PrivateKey>,
+    leaf: Option<&Certificate>,
+    client: &ClientCredential<'_>,
+) -> Option<String> {
+    let key = if signing.is_some_and(|key| key.thumbprint() == prover.thumbprint()) {
+        client.key("private_key")
+    } else if leaf.is_some_and(|leaf| prover.is_certified_by(leaf)) {
+        "tls.certificate"
+    } else {
+        return None;
+    };
+    Some(DpopConfig::same_key(key))
 }
 
 /// The chain of the client's TLS certificate, if it can be read. TLS reports what is wrong with it.

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
 use super::jws::{self, Header, Signer};
-use super::{Alg, DeviceKey, KeyError, PrivateKey};
+use super::{Alg, Certificate, DeviceKey, KeyError, PrivateKey};
 use crate::secret::Secret;
 
 /// Makes the proofs of one key. Cheap enough for each request, because the key and the header are prepared once.
@@ -73,6 +73,11 @@ impl Prover {
     /// The key's JWK thumbprint (`jkt`).
     pub fn thumbprint(&self) -> &str {
         &self.thumbprint
+    }
+
+    /// Whether the certificate is for this key.
+    pub fn is_certified_by(&self, certificate: &Certificate) -> bool {
+        certificate.is_of(&self.key)
     }
 
     /// The key is in a device, so a proof may fail for a while.

@@ -271,7 +271,7 @@ pub(super) fn is_trusted(
 
 /// The certificates of the system's roots. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace them.
 pub(super) fn system_certificates() -> Result<Vec<CertificateDer<'static>>, TlsSettingsError> {
-    system_files().iter().try_for_each(|path| readable(path))?;
+    config::system_roots().iter().try_for_each(|path| readable(path))?;
     let read = rustls_native_certs::load_native_certs();
     if read.certs.is_empty() { Err(no_system_roots(read.errors.first())) } else { Ok(read.certs) }
 }
@@ -465,19 +465,9 @@ pub(super) fn store(options: &TlsOptions) -> Result<Arc<RootCertStore>, TlsSetti
 /// The files and folders of roots besides `tls.ca`.
 pub(super) fn files(options: &TlsOptions) -> Vec<PathBuf> {
     match (options.roots, &options.ca) {
-        (Roots::System, _) | (Roots::Both, _) => system_files(),
+        (Roots::System, _) | (Roots::Both, _) => config::system_roots(),
         (Roots::Ca | Roots::Bundled, _) => Vec::new(),
     }
-}
-
-/// The places where rustls-native-certs also looks.
-fn system_files() -> Vec<PathBuf> {
-    let named = config::root_paths();
-    if !named.is_empty() {
-        return named;
-    }
-    let found = openssl_probe::probe();
-    found.cert_file.into_iter().chain(found.cert_dir).collect()
 }
 
 fn bundled() -> RootCertStore {
@@ -506,7 +496,7 @@ pub(super) fn with(
 
 /// The system's roots. `SSL_CERT_FILE` and `SSL_CERT_DIR` replace them.
 fn system() -> Result<Arc<RootCertStore>, TlsSettingsError> {
-    let files = FileState::of_all(system_files());
+    let files = FileState::of_all(config::system_roots());
     if let Some(known) = SYSTEM_ROOTS.load_full()
         && known.files == files
     {

@@ -11,7 +11,7 @@ use http::header::InvalidHeaderValue;
 
 use super::schedule::{Moment, Pause, Validity};
 use super::shared::Shared;
-use crate::config::CredentialKey;
+use crate::config::{CredentialKey, counted};
 use crate::issuer::{Audience, FailureKind, Grant, IssuerError};
 use crate::jose::Prover;
 use crate::secret::Secret;
@@ -294,7 +294,8 @@ impl TokenError {
         Self {
             kind: TokenErrorKind::Overloaded,
             detail: format!(
-                "{waiters} requests already wait for a token of issuer {issuer}: find out why it is slow, or raise waiters in [limits]"
+                "a token of issuer {issuer} already has {}: find out why it is slow, or raise waiters in [limits]",
+                counted(waiters, "waiting request")
             ),
             issuer_refused: false,
             retry_after: Some(Duration::from_secs(1)),

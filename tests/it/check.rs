@@ -823,3 +823,202 @@ async fn the_kubelets_mount_of_a_secret_is_not_warned_about() {
         assert_eq!(said.contains("other users may read or write this secret"), warned, "{then}: {said}");
     }
 }
+
+/// Every `{ exec = … }` of a table of the recipes.
+fn recipes() -> Vec<String> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let texts = files.map(|path| std::fs::read_to_string(path).unwrap()).collect::<Vec<_>>();
+    let rows = texts.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with("| "));
+    let cells = rows.flat_map(|row| row.split('`')).filter(|cell| cell.starts_with("{ exec = "));
+    cells.map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn recipes_fit_a_config_that_others_may_read() {
+    let recipes = recipes();
+    assert!(recipes.len() >= 7, "{recipes:?}");
+    for recipe in recipes {
+        let setup = Setup::new().await.issuer(&format!("client_secret = {recipe}"));
+        let config = setup.write();
+        std::fs::set_permissions(config, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let output = run(setup.folder(), &["check"]).await;
+        output.expect_code(0);
+        // The program, and the files of its variables, are not on this machine.
+        let said = output.all();
+        assert!(!said.contains("literal") && !said.contains("name of a file"), "{recipe}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_literal_that_looks_like_a_secret_stays_out_of_a_readable_config() {
+    for (variable, refused) in [
+        ("PASSWORD_STORE_DIR = \"/var/lib/store\"", false),
+        ("VAULT_TOKEN_FILE = \"/run/token\"", false),
+        ("VAULT_TOKEN = \"hvs.x\"", true),
+        ("SECRETS_URL = \"https://vault.internal\"", false),
+        ("SECRETS_URL = \"https://user:word@vault.internal\"", true),
+    ] {
+        let keys = format!("client_secret = {{ exec = [\"true\"], env = {{ {variable} }} }}");
+        let setup = Setup::new().await.issuer(&keys);
+        let config = setup.write();
+        std::fs::set_permissions(config, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let output = run(setup.folder(), &["check"]).await;
+        output.expect_code(if refused { 78 } else { 0 });
+        assert_eq!(output.all().contains("a secret as a literal"), refused, "{variable}: {}", output.all());
+    }
+}
+
+#[tokio::test]
+async fn a_parameter_that_a_preset_requires_is_an_error_where_no_table_gives_it() {
+    let azure = "preset = \"azure-managed-identity\"";
+    let audience = "issuer.corp.params.audience: is missing, and preset `gce-id-token` requires it";
+    let resource = "issuer.corp.params.resource: is missing, and preset `azure-managed-identity` requires it";
+    for (keys, route, wanted) in [
+        (azure.to_owned(), "", Some(resource)),
+        (format!("{azure}\nparams = {{ resource = \"https://a\" }}"), "", None),
+        (format!("{azure}\nvars = {{ scope = \"https://a/.default\" }}"), "", None),
+        (azure.to_owned(), "params = { resource = \"https://a\" }", None),
+        ("preset = \"gce-id-token\"".to_owned(), "", Some(audience)),
+        ("preset = \"gce-id-token\"".to_owned(), "params = { audience = \"https://a\" }", None),
+        (
+            "preset = \"openbao\"\nvars = { address = \"https://bao\", role = \"r\" }".to_owned(),
+            "",
+            Some("issuer.corp.headers.x-vault-token: is missing"),
+        ),
+        (
+            format!(
+                "{azure}\nvars = {{ scope = \"https://a/.default\" }}\nparams = {{ resource = \"https://b\" }}"
+            ),
+            "",
+            Some("issuer.corp.params.resource: contradicts `vars.scope`"),
+        ),
+        (
+            format!(
+                "{azure}\nvars = {{ scope = \"https://a/.default\" }}\nparams = {{ resource = \"https://a\" }}"
+            ),
+            "",
+            None,
+        ),
+    ] {
+        let keys = format!("# token_url\n# client_id\n# client_secret\n{keys}");
+        let setup = Setup::new().await.issuer(&keys).route(route);
+        match wanted {
+            Some(wanted) => expect_bad(setup, &["bearerd.toml:", wanted, "help: "]).await,
+            None => {
+                let (_setup, output) = checked(setup).await;
+                output.expect_code(0);
+                assert!(!output.all().contains("is missing, and preset"), "{}", output.all());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_for_proofs_is_not_the_clients() {
+    let signed = "# client_secret\nclient_auth = \"private_key_jwt\"\nprivate_key = { file = \"key.pem\" }\n";
+    let same = format!("{signed}dpop = {{ private_key = {{ file = \"key.pem\" }} }}");
+    let wanted = ["issuer.corp.dpop.private_key: is the same key as `private_key`", "openssl genpkey"];
+    expect_bad(Setup::new().await.issuer(&same), &wanted).await;
+    let copy = format!("{signed}dpop = {{ private_key = {{ file = \"copy.pem\" }} }}");
+    let setup = Setup::new().await.issuer(&copy);
+    // The same key in two forms.
+    setup.file("key.pem", crate::support::jwt::key("ec-p256.pkcs8.pem"));
+    setup.file("copy.pem", crate::support::jwt::key("ec-p256.sec1.pem"));
+    setup.write();
+    let said = run(setup.folder(), &["check"]).await.all();
+    assert!(
+        said.contains("warning: issuer.corp.dpop.private_key: is the same key as `private_key`"),
+        "{said}"
+    );
+    let output = run(setup.folder(), &["token", "corp"]).await;
+    output.expect_code(1);
+    assert!(
+        output.stderr.contains("dpop.private_key: is the same key as `private_key`"),
+        "{}",
+        output.stderr
+    );
+    assert_eq!(setup.issuer.count(), 0, "no token request was sent");
+}
+
+#[tokio::test]
+async fn a_key_of_the_store_that_is_there_twice_is_reported_in_its_place() {
+    const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    const BASE64: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let store = |keys: &str| format!("[store]\npath = \"tokens\"\nkeys = [\n{keys}\n]\n");
+    let of = async |keys: &str| {
+        let setup = Setup::new().await.more(&store(keys));
+        setup.file("store.key", HEX);
+        setup.file("old.key", BASE64);
+        checked(setup).await.1
+    };
+    for keys in
+        [format!("\"{HEX}\",\n\"{BASE64}\""), "{ file = \"old.key\" },\n{ file = \"old.key\" }".to_owned()]
+    {
+        let output = of(&keys).await;
+        output.expect_code(78);
+        assert!(output.all().contains("error: store.keys[1]: is the same as keys[0]"), "{}", output.all());
+    }
+    for (keys, at, other) in [
+        ("{ file = \"store.key\" },\n{ file = \"old.key\" }".to_owned(), 1, 0),
+        (format!("{{ file = \"store.key\" }},\n\"{BASE64}\""), 0, 1),
+    ] {
+        let output = of(&keys).await;
+        output.expect_code(0);
+        let said = output.all();
+        let line =
+            said.lines().find(|line| line.contains("is the same key")).unwrap_or_else(|| panic!("{said}"));
+        assert!(line.contains(&format!("warning: store.keys[{at}]: file ")), "{line}");
+        assert!(line.ends_with(&format!("is the same key as keys[{other}]")), "{line}");
+        let place = line.split(' ').next().unwrap_or_default();
+        assert_eq!(place.matches(':').count(), 3, "file:line:col: {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_host_is_the_only_error_of_a_route_without_upstream() {
+    for (host, hint) in [
+        ("a.com:443", "write \"a.com\""),
+        ("a.com.", "leave the dot out"),
+        ("*", "name a host"),
+        ("::1", "write \"[::1]\""),
+        ("bücher.de", "punycode"),
+        ("a.com:0", "such as"),
+    ] {
+        let setup = Setup::new().await.listener("serve = \"forward\"").route(&format!("host = \"{host}\""));
+        let whole = setup
+            .config()
+            .lines()
+            .filter(|line| !line.starts_with("upstream"))
+            .collect::<Vec<_>>()
+            .join("\n");
+        let (_setup, output) = checked(setup.whole(&whole)).await;
+        output.expect_code(78);
+        let said = output.all();
+        assert!(said.contains("bearerd.toml: 1 error") || said.contains(": 1 error"), "{host}: {said}");
+        assert!(said.contains("error: route[0].host: ") && said.contains(hint), "{host}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_listener_that_only_exec_makes_is_none_of_the_file() {
+    let whole = "[admin]\naddress = \"127.0.0.1:0\"\n[listener.tokens]\naddress = \"unix:tokens.sock\"\nserve = \"token\"\n\
+                 [issuer.corp]\ntoken_url = \"{issuer}/t\"\nclient_id = \"c\"\nclient_secret = { file = \"secret\" }\n\
+                 [[route]]\nname = \"r\"\nhost = \"api.example.com\"\nupstream = \"{upstream}\"\nissuer = \"corp\"\n";
+    let (_setup, output) = checked(Setup::new().await.whole(whole)).await;
+    output.expect_code(0);
+    let said = output.all();
+    assert!(said.contains("warning: route[0]: no listener serves it"), "{said}");
+    assert!(said.contains("ok: 1 listener, 1 route") && !said.contains("route[0].listener"), "{said}");
+    assert!(said.contains("the listener that `bearerd exec` makes is a forward proxy"), "{said}");
+}
+
+#[tokio::test]
+async fn a_command_in_one_string_is_split_by_the_operator() {
+    let keys = "client_secret = { exec = \"printf x\" }";
+    expect_bad(Setup::new().await.issuer(keys), &["each of its words in quotes: [\"…\", \"…\"]"]).await;
+    let setup = Setup::new().await.issuer("client_secret = { exec = [\"printf x\"] }");
+    let (_setup, output) = checked(setup).await;
+    output.expect_code(0);
+    assert!(output.all().contains("write each argument as a string of its own"), "{}", output.all());
+}

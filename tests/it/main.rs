@@ -94,3 +94,4 @@ mod trailers;
 mod transparency;
 mod webhook;
 mod websocket;
+mod written;

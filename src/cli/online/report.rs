@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::cli::check::count;
 use crate::cli::online::issuer::{SCOPE_CLAIMS, whose};
 use crate::clock::rfc3339;
+use crate::config::counted;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -247,10 +247,15 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
     if report.ok {
         let alone =
             if report.store.as_ref().is_some_and(|store| !store.ok) { ", without the store" } else { "" };
-        return writeln!(out, "ok: {}, {}{alone}", count(issuers, "issuer"), count(upstreams, "upstream"));
+        return writeln!(
+            out,
+            "ok: {}, {}{alone}",
+            counted(issuers, "issuer"),
+            counted(upstreams, "upstream")
+        );
     }
     let failed =
-        |oks: usize, of: usize, what| (oks < of).then(|| format!("{} of {}", of - oks, count(of, what)));
+        |oks: usize, of: usize, what| (oks < of).then(|| format!("{} of {}", of - oks, counted(of, what)));
     let well = report.issuers.iter().filter(|issuer| issuer.ok).count();
     let reached = report.upstreams.iter().filter(|upstream| upstream.ok).count();
     let served = report.forward.iter().filter(|forward| forward.ok).count();
@@ -408,8 +413,8 @@ fn tls(tls: &TlsReport) -> String {
 fn ends(ends: &Ends) -> String {
     let day = ends.at.split('T').next().unwrap_or(&ends.at);
     match ends.in_days {
-        over @ ..0 => format!("ended on {day} ({} days ago)", -over - 1),
-        days => format!("until {day} ({days} days)"),
+        over @ ..0 => format!("ended on {day} ({} ago)", counted(-over - 1, "day")),
+        days => format!("until {day} ({})", counted(days, "day")),
     }
 }
 

@@ -238,6 +238,17 @@ pub struct DpopConfig {
     pub alg: Option<Alg>,
 }
 
+impl DpopConfig {
+    /// What to do about a key that is not only for proofs.
+    pub const OTHER_KEY: &str =
+        "use a key of its own: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out dpop.pem";
+
+    /// Says that the key also authenticates the client.
+    pub fn same_key(key: &str) -> String {
+        format!("is the same key as `{key}`, which authenticates the client")
+    }
+}
+
 /// Where token requests go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenEndpoint {

@@ -1,7 +1,7 @@
 //! Where bearerd listens, for whom, and what each listener serves.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use http::HeaderName;
@@ -101,6 +101,11 @@ pub struct ForwardConfig {
     pub unmatched: Unmatched,
     /// How tunnels to unmatched hosts go out.
     pub egress: Egress,
+}
+
+/// The files of a CA bundle: PEM, PKCS#12, and JKS.
+pub fn bundle_files(path: &Path) -> [PathBuf; 3] {
+    [path.to_owned(), path.with_extension("p12"), path.with_extension("jks")]
 }
 
 /// The authority of a forward listener.

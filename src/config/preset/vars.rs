@@ -100,6 +100,36 @@ pub(super) fn refuse_no_url(
     }
 }
 
+/// Refuses a key beside the var that would fill it, with another value. `place`: the table that the operator wrote.
+pub(super) fn refuse_contradictions(
+    place: &Place<'_>,
+    (preset, written): (&DeTable<'_>, &DeTable<'_>),
+    values: &Values,
+    report: &mut Report,
+) {
+    let issuer = place.path.0.iter().take(2).cloned().collect::<Vec<_>>();
+    let vars = place.document.root().join(&issuer).key("vars");
+    for (key, template) in preset.iter() {
+        let key = key.get_ref().as_ref();
+        let Some(own) = written.get(key) else { continue };
+        let at = place.key(key);
+        match (template.get_ref(), own.get_ref()) {
+            (DeValue::Table(preset), DeValue::Table(own)) => {
+                refuse_contradictions(&at, (preset, own), values, report);
+            }
+            (DeValue::String(template), own) => {
+                let var = template.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+                let Some(var) = var.filter(|var| vars.key(var).is_written()) else { continue };
+                if values.get(var).map(String::as_str) != own.as_str() {
+                    let message = format!("contradicts `vars.{var}`, which would fill it");
+                    report.error(&at, message, "keep one of them");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 fn value_of(place: &Place<'_>, value: &DeValue<'_>, var: &PresetVar, report: &mut Report) -> Option<String> {
     let text = match value {
         DeValue::String(text) => text.to_string(),

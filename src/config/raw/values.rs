@@ -14,7 +14,7 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::config::document::Place;
 use crate::config::report::{Report, did_you_mean};
-use crate::config::schema::names_a_secret;
+use crate::config::schema::{is_secret_literal, names_a_secret};
 use crate::config::types::{self, Wrong};
 use crate::secret::Secret;
 
@@ -285,9 +285,13 @@ impl ValueKind {
         matches!(self, Self::Key | Self::SigningKey | Self::Certificate)
     }
 
-    /// The kind of a parameter or header field, by its name.
-    pub(crate) fn named(name: &str) -> Self {
-        if names_a_secret(name) { Self::Secret } else { Self::Public }
+    /// The kind of a parameter, header field, or variable, by its name and by what is written there.
+    pub(crate) fn named(name: &str, written: &RawReference) -> Self {
+        let secret = match written {
+            RawReference::Literal(literal) => is_secret_literal(name, literal.expose()),
+            RawReference::Elsewhere(_) => names_a_secret(name),
+        };
+        if secret { Self::Secret } else { Self::Public }
     }
 }
 

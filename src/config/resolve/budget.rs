@@ -9,6 +9,7 @@ use crate::config::model::{Budget, Credential, CredentialKey, IssuerConfig, LONG
 use crate::config::raw::RawBudget;
 use crate::config::report::Report;
 use crate::config::resolve::Issuers;
+use crate::config::types::counted;
 
 /// `None`: there is no budget, or it has errors.
 pub(super) fn resolve(at: &Place<'_>, raw: Option<RawBudget>, report: &mut Report) -> Option<Budget> {
@@ -78,15 +79,21 @@ fn shortage(tokens: usize, budget: Budget, refresh_at: f64) -> Option<String> {
     let Budget { requests, per } = budget;
     if u32::try_from(tokens).map_or(true, |tokens| tokens > requests) {
         return Some(format!(
-            "allows {requests} token requests, and the issuer's routes have {tokens} tokens"
+            "allows {}, and the issuer's routes have {}",
+            counted(requests, "token request"),
+            counted(tokens, "token")
         ));
     }
     let renewed_after = LONGEST_LIFETIME.mul_f64(refresh_at);
     let needed = tokens as f64 * per.as_secs_f64() / renewed_after.as_secs_f64();
     (needed > f64::from(requests)).then(|| {
+        let (tokens, live) = match tokens {
+            1 => ("token of the issuer's routes needs".to_owned(), "it lives"),
+            _ => (format!("{tokens} tokens of the issuer's routes need"), "they live"),
+        };
         format!(
-            "allows {requests} token requests, and the {tokens} tokens of the issuer's routes need {:.0} in that time, \
-             even if they live for 24 h",
+            "allows {}, and the {tokens} {:.0} in that time, even if {live} for 24 h",
+            counted(requests, "token request"),
             needed.ceil()
         )
     })
@@ -116,5 +123,15 @@ mod tests {
             )
         );
         assert_eq!(short(5, 7, 24), None);
+        assert_eq!(
+            short(1, 1, 25).as_deref(),
+            Some(
+                "allows 1 token request, and the token of the issuer's routes needs 2 in that time, even if it lives for 24 h"
+            )
+        );
+        assert_eq!(
+            short(2, 1, 1).as_deref(),
+            Some("allows 1 token request, and the issuer's routes have 2 tokens")
+        );
     }
 }

@@ -8,7 +8,7 @@ use crate::config::model::{Carrier, IssuerConfig};
 use crate::config::reference::{Chained, Source};
 use crate::config::report::{Report, did_you_mean};
 use crate::config::resolve::value::refuse_tables;
-use crate::config::resolve::{Issuers, Known, digest};
+use crate::config::resolve::{Issuers, Known, digest, needs};
 use crate::config::types::quoted;
 
 /// The most issuers in a chain, so that no config exhausts the stack.
@@ -182,6 +182,8 @@ impl Linker<'_, '_> {
         let inner = self.linked.get(&chained.issuer)?.clone()?;
         fits(&place, chained, &inner, report)?;
         chained.link(&inner);
+        report.chained_issuers.insert(inner.name.to_string());
+        needs::check_chained(&place, &inner, chained.token().1, report);
         Some(inner)
     }
 }

@@ -59,7 +59,6 @@ pub(super) fn resolve(
         listeners.names.push(name);
         listeners.configs.push(config);
     }
-    refuse_shared_bundles(&all, &listeners, report);
     if let Some(program) = program {
         serve_program(&mut listeners, program);
     }
@@ -238,23 +237,6 @@ fn bundle(at: &Place<'_>, path: String, report: &mut Report) -> Option<PathBuf> 
         return None;
     }
     Some(path)
-}
-
-/// Refuses two authorities in one file.
-fn refuse_shared_bundles(all: &Place<'_>, listeners: &Listeners, report: &mut Report) {
-    let mut taken: BTreeMap<PathBuf, &str> = BTreeMap::new();
-    for config in listeners.configs.iter().flatten() {
-        let Some(path) = config.forward().and_then(|forward| forward.ca_bundle.as_ref()) else { continue };
-        // The files beside it are of the same name.
-        if let Some(other) = taken.insert(path.with_extension(""), &config.name) {
-            let at = all.key(&config.name).key("forward").key("ca_bundle");
-            report.error(
-                &at,
-                format!("is written by listener `{other}` too"),
-                "give one of them another file",
-            );
-        }
-    }
 }
 
 /// The absolute path of a file that bearerd writes.
@@ -564,7 +546,6 @@ pub(super) fn resolve_webhooks(
 ) -> Vec<Arc<WebhookConfig>> {
     let all = top.key("webhook");
     let mut webhooks = Vec::new();
-    let mut stores: Vec<(PathBuf, String)> = Vec::new();
     for (name, raw) in written {
         let place = all.key(&name);
         let config = webhook(&place, &name, raw, report).map(Arc::new);
@@ -572,11 +553,6 @@ pub(super) fn resolve_webhooks(
         let Some(config) = config else { continue };
         refuse_taken_address(&place.key("address"), &config.address, &taken, report);
         taken.push((config.address.clone(), format!("webhook `{name}`")));
-        if let Some((_, other)) = stores.iter().find(|(store, _)| *store == config.store) {
-            let message = format!("is the store of webhook `{other}` too");
-            report.error(&place.key("store"), message, "give each its own file");
-        }
-        stores.push((config.store.clone(), name));
         webhooks.push(config);
     }
     webhooks

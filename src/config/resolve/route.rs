@@ -32,6 +32,8 @@ pub(super) fn resolve(
     let to_asked_host = raw.upstream.is_none() && !place.key("upstream").is_written();
     let upstream = match matching {
         Some(matching) if to_asked_host => asked_host(place, matching, known, report),
+        // It may need no upstream.
+        None if to_asked_host && may_forward(known) => None,
         _ => upstream(place, raw.upstream, known, report),
     };
     check_plaintext(place, upstream.as_ref(), raw.plaintext, report);
@@ -145,6 +147,12 @@ fn asked_host(
 /// Whether every listener that serves the route is a forward listener. A listener with errors counts as one.
 fn only_forward(listener: Option<usize>, known: &Known) -> bool {
     serving(listener, known).all(|config| config.serve() == Serve::Forward)
+}
+
+/// Whether there is a forward listener, or one with errors.
+fn may_forward(known: &Known) -> bool {
+    let mut configs = known.listeners.configs.iter();
+    configs.any(|config| config.as_ref().is_none_or(|config| config.serve() == Serve::Forward))
 }
 
 /// The listeners that serve a route, without those that have errors.
@@ -451,8 +459,13 @@ fn check_listeners(
         listeners.peek().is_some() && listeners.all(|config| config.serve() == serve)
     };
     if all(Serve::Token) {
-        let message = "is a token listener, which serves no routes";
-        report.error(&place.key("listener"), message, "name another listener");
+        let at = place.key("listener");
+        if at.is_written() {
+            report.error(&at, "is a token listener, which serves no routes", "name another listener");
+        } else {
+            let message = "no listener serves it: there are only token listeners, which serve no routes";
+            report.error(place, message, "add a [listener.NAME] for it, or leave the route out");
+        }
     }
     let Some(host) = host else {
         if all(Serve::Forward) {

@@ -83,18 +83,27 @@ fn store_keys(at: &Place<'_>, written: Option<Vec<RawSecret>>, report: &mut Repo
         report.error(at, "is empty: everything in the store is encrypted", hint);
         return None;
     }
-    let mut keys: Vec<Source> = Vec::new();
-    let mut complete = true;
+    let mut keys: Vec<Option<Source>> = Vec::new();
     for (index, raw) in written.into_iter().enumerate() {
         let place = at.index(index);
         let key = store_key(&place, raw, report);
-        if let Some(first) = key.as_ref().and_then(|key| keys.iter().position(|other| other == key)) {
+        let same =
+            |key: &Source| keys.iter().position(|other| other.as_ref().is_some_and(|it| is_same(it, key)));
+        if let Some(first) = key.as_ref().and_then(same) {
             report.error(&place, format!("is the same as keys[{first}]"), "leave out one of them");
         }
-        complete &= key.is_some();
-        keys.extend(key);
+        keys.push(key);
     }
-    complete.then_some(keys)
+    keys.into_iter().collect()
+}
+
+/// The same reference, or two literals of one key, in hex and in base64. Files may have the same content while they are exchanged.
+fn is_same(one: &Source, other: &Source) -> bool {
+    let literal = |key: &Source| {
+        let text = key.read().ok().filter(|_| key.is_literal())?;
+        StoreKey::parse(&text).ok()
+    };
+    one == other || literal(one).is_some_and(|one| literal(other) == Some(one))
 }
 
 /// Checks a literal now. The value of a reference is checked when it is read.

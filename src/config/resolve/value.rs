@@ -376,7 +376,8 @@ fn variables(
             report.error(&place, "is not the name of an environment variable", "");
             continue;
         }
-        let Some(source) = reference(&place, RawValue { raw, kind: ValueKind::named(&name) }, report) else {
+        let Some(source) = reference(&place, RawValue { kind: ValueKind::named(&name, &raw), raw }, report)
+        else {
             continue;
         };
         if source.is_made() {
@@ -561,7 +562,8 @@ fn param(place: &Place<'_>, name: &str, raw: RawParam, report: &mut Report) -> O
             Some(ParamValue::Float(written.unwrap_or_else(|| number.to_string())))
         }
         RawParam::Reference(raw) => {
-            reference(place, RawValue { raw, kind: ValueKind::named(name) }, report).map(ParamValue::Value)
+            reference(place, RawValue { kind: ValueKind::named(name, &raw), raw }, report)
+                .map(ParamValue::Value)
         }
         RawParam::Array(items) => {
             let items = items.into_iter().enumerate();
@@ -635,7 +637,9 @@ pub(super) fn headers(
         {
             continue;
         }
-        if let Some(source) = reference(&place, RawValue { raw, kind: ValueKind::named(&written) }, report) {
+        if let Some(source) =
+            reference(&place, RawValue { kind: ValueKind::named(&written, &raw), raw }, report)
+        {
             headers.push((name, source));
         }
     }

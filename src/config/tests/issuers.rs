@@ -338,7 +338,7 @@ fn what_would_do_nothing_is_refused() {
     // Each of these may be PKCS#12.
     let pkcs12 = "{ file = \"a.p12\", password = { env = \"P\" } }";
     issuer(&format!(
-        "client_auth = \"private_key_jwt\"\nprivate_key = {pkcs12}\ncertificate = {pkcs12}\ndpop = {{ private_key = {pkcs12} }}\nstandby = {{ private_key = {pkcs12}, certificate = {pkcs12} }}\ntls = {{ certificate = {pkcs12}, private_key = {pkcs12} }}"
+        "client_auth = \"private_key_jwt\"\nprivate_key = {pkcs12}\ncertificate = {pkcs12}\ndpop = {{ private_key = {{ file = \"d.p12\", password = {{ env = \"P\" }} }} }}\nstandby = {{ private_key = {pkcs12}, certificate = {pkcs12} }}\ntls = {{ certificate = {pkcs12}, private_key = {pkcs12} }}"
     ));
 }
 
@@ -540,7 +540,8 @@ fn presets_of_metadata_services_know_the_address() {
             "http://metadata.google.internal/computeMetadata/v1/instance/service-accounts/default/identity",
         ),
     ] {
-        assert_eq!(endpoint_of(&format!("preset = \"{preset}\"")), (url.to_owned(), true));
+        let keys = format!("preset = \"{preset}\"\nparams = {{ resource = \"r\", audience = \"a\" }}");
+        assert_eq!(endpoint_of(&keys), (url.to_owned(), true));
     }
     let elsewhere = "preset = \"gce\"\nvars = { metadata_host = \"metadata.example.com\" }";
     let found = lines_and_hints(&file(elsewhere, ""));

@@ -54,8 +54,8 @@ fn forward_and_token_listeners() {
             "serve = \"forward\"\nforward = { ca_bundle = \"ca.pem\" }\n[listener.next]\naddress = \"127.0.0.1:1\"\n\
              serve = \"forward\"\nforward = { ca_bundle = \"ca.crt\" }",
             "listener.next.forward.ca_bundle",
-            "is written by listener `main` too",
-            "another file",
+            "bearerd writes /etc/bearerd/ca.p12 too, which is the path of `listener.main.forward.ca_bundle`",
+            "another path",
         ),
         (
             "serve = \"forward\"\nforward = { proxy = \"http://egress:1\" }",

@@ -90,6 +90,8 @@ fn host_and_port(authority: &str) -> Result<(String, Option<u16>), Wrong> {
             None if after.is_empty() => (address.to_string(), None),
             None => return Err(wrong("the URL's host is not an IPv6 address", "")),
         }
+    } else if authority.parse::<Ipv6Addr>().is_ok() {
+        return Err(wrong("the URL's host is an IPv6 address without brackets", "write \"https://[…]\""));
     } else {
         let (host, port) =
             authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
@@ -211,7 +213,8 @@ pub(crate) fn host(text: &str) -> Result<HostPattern, Wrong> {
     if text == "*" {
         return Err(wrong(
             "\"*\" matches no host",
-            "leave `host` out: the route then answers to the listener's own names",
+            "name a host, or all below one: \"*.example.com\"; unless all its listeners are forward proxies, a route without \
+             `host` serves the listener's own names",
         ));
     }
     if text.contains('*') {
@@ -242,6 +245,7 @@ fn usual_spelling(host: &str) -> Result<(), Wrong> {
 
 /// A host, with a port if that is not a default one. Whether a port is allowed depends on the route's listener.
 fn host_with_port(text: &str) -> Result<(), Wrong> {
+    refuse_bare_ipv6(text)?;
     let Some((name, port)) = text.rsplit_once(':').filter(|_| !text.contains('/') && !text.ends_with(']'))
     else {
         return plain_host(text);
@@ -268,7 +272,19 @@ pub(crate) fn listener_name(text: &str) -> Result<String, Wrong> {
     Ok(text.to_ascii_lowercase())
 }
 
+/// Without brackets, nobody knows where the port would begin.
+fn refuse_bare_ipv6(text: &str) -> Result<(), Wrong> {
+    match text.parse::<Ipv6Addr>() {
+        Ok(_) => Err(wrong(
+            format!("{} is an IPv6 address without brackets", quoted(text)),
+            format!("write \"[{text}]\""),
+        )),
+        Err(_) => Ok(()),
+    }
+}
+
 fn plain_host(text: &str) -> Result<(), Wrong> {
+    refuse_bare_ipv6(text)?;
     if text.contains("://") || text.contains('/') {
         return Err(wrong("is a URL or a path, no host", "write the host's name alone: \"api.internal\""));
     }

@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use x509_cert::der::asn1::{AnyRef, BmpString, ObjectIdentifier};
 use x509_cert::der::{self, Encode, Tag, TagNumber};
 
+use crate::config::bundle_files;
 use crate::config::files::Replaced;
 use crate::net::tls;
 
@@ -19,11 +20,6 @@ pub const PASSWORD: &str = "changeit";
 
 /// Everybody may read them.
 const MODE: u32 = 0o644;
-
-/// The files of a bundle: PEM, PKCS#12, and JKS.
-pub fn files(path: &Path) -> [PathBuf; 3] {
-    [path.to_owned(), path.with_extension("p12"), path.with_extension("jks")]
-}
 
 /// The certificates of an authority, the oldest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +51,7 @@ impl Bundle {
         let all: Vec<&[u8]> = self.0.iter().chain(&others).map(AsRef::as_ref).collect();
         let pkcs12 = pkcs12(&all).map_err(|error| format!("`forward.ca_bundle` as PKCS#12: {error}"))?;
         let contents = [all.iter().map(|der| pem(der)).collect::<String>().into_bytes(), pkcs12, jks(&all)];
-        for (path, content) in files(path).iter().zip(contents) {
+        for (path, content) in bundle_files(path).iter().zip(contents) {
             let file = Replaced::new("forward.ca_bundle", path, MODE);
             file.write(&content, now)?;
             file.sync()?;
