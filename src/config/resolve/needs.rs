@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::document::Place;
 use crate::config::model::{Credential, CredentialKey, IssuerConfig, RouteConfig};
 use crate::config::preset::{PresetKey, preset};
-use crate::config::report::Report;
+use crate::config::report::{Report, Severity};
 use crate::config::resolve::Issuers;
 
 /// Reports what the token requests of the routes lack. An issuer without routes has a token of its own.
@@ -58,7 +58,7 @@ fn tell(issuer: &IssuerConfig, place: &Place<'_>, need: &PresetKey, where_to: &s
     // Some servers have default scopes, or a default audience. None can do without a parameter of this name.
     if need.key.contains('.') {
         report.error(&at, message, hint);
-    } else {
+    } else if !report.problems.iter().any(|problem| problem.severity == Severity::Error) {
         report.warning(&at, message, hint);
     }
 }

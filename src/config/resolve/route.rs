@@ -144,9 +144,10 @@ fn asked_host(
     }
 }
 
-/// Whether every listener that serves the route is a forward listener. A listener with errors counts as one.
+/// Whether each listener that serves the route is a forward listener. A listener with errors counts as one.
 fn only_forward(listener: Option<usize>, known: &Known) -> bool {
-    serving(listener, known).all(|config| config.serve() == Serve::Forward)
+    // A token listener serves no route.
+    serving(listener, known).all(|config| matches!(config.serve(), Serve::Forward | Serve::Token))
 }
 
 /// Whether there is a forward listener, or one with errors.

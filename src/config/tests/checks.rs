@@ -431,7 +431,12 @@ fn routes() {
     let rows = [
         ("listener = \"mian\"", "route[0].listener", "there is no listener \"mian\"", "did you mean `main`?"),
         ("host = \"a:80\"", "route[0].host", "the ports 80 and 443 are never part of a host", "\"a\""),
-        ("host = \"*\"", "route[0].host", "\"*\" matches no host", "leave"),
+        (
+            "host = \"*\"",
+            "route[0].host",
+            "\"*\" matches no host",
+            "unless all its listeners are forward proxies",
+        ),
         ("path = \"/a\"\npath_prefix = \"/b\"", "route[0].path", "cannot be combined with `path_prefix`", ""),
         ("path_prefix = \"a\"", "route[0].path_prefix", "\"a\" does not begin with a slash", "\"/a\""),
         ("path_prefix = \"/a/../b\"", "route[0].path_prefix", "the path has a dot segment", ""),

@@ -121,6 +121,9 @@ fn a_route_without_upstream_goes_to_the_asked_host_on_forward_listeners_alone() 
         assert!(config.routes[0].to_asked_host);
         assert_eq!(config.routes[0].upstream.text, "https://api.example.com");
     }
+    let header = "serve = \"token\"\nrequire_header = { name = \"x-key\", value = { env = \"K\" } }";
+    let token = forwarded(["forward", "proxy"], host).replace("serve = \"proxy\"", header);
+    assert!(load(&token).unwrap().routes[0].to_asked_host, "a token listener serves no route");
     let wildcard = of(["forward", "forward"], "host = \"*.example.com:8443\"").unwrap();
     assert_eq!(wildcard.routes[0].upstream.authority, "*.example.com:8443");
     let of_route = |lines: &str| only(&forwarded(["forward", "forward"], lines)).1;

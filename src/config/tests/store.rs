@@ -280,7 +280,7 @@ fn a_key_that_can_be_read_is_checked_and_never_shown() {
         [
             "bearerd.toml:3:46: warning: store.keys[2]: file gone: no such file\n  help: create the file, or correct its path; until then, bearerd works without the store",
             "bearerd.toml:3:28: error: store.keys[1]: file bad: is not a key of 32 bytes in base64 or hex: it is neither hex nor base64\n  help: `openssl rand -base64 32` makes one",
-            "bearerd.toml:3:65: warning: store.keys[3]: file again: is the same key as keys[0]\n  help: leave it out when the rotation is over",
+            "bearerd.toml:3:65: warning: store.keys[3]: file again: is the same key as keys[0]\n  help: leave one of them out when the rotation is over",
         ]
     );
     // Nothing waits for a store.
