@@ -17,10 +17,11 @@ pub mod tls;
 
 pub use self::h2::{Http2Failure, http2_failure};
 pub use authority::{CertificateAuthority, HostTls};
-pub use connect::{ConnectError, ConnectErrorKind, Connected, Connector, Offer, Target};
+pub use connect::{ConnectError, ConnectErrorKind, Connected, Connector, Offer, Target, forbidden_by_name};
 pub use explain::tls_cause;
 pub use hop::Hop;
 pub use places::set_turns;
 pub use places::{Places, UPSTREAMS};
 pub use stream::keep_alive;
 pub use stream::{Facts, Stream, TlsFailure};
+pub use tls::NoTls;

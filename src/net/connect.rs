@@ -382,6 +382,11 @@ fn unresolved(host: &str, who: &str, why: Unresolved) -> ConnectError {
     ConnectError { kind, message: format!("can't connect to {who}: {why}") }
 }
 
+/// Why a connection of [`Connector::to_other_machines`] to this host is refused, if its name alone decides that.
+pub fn forbidden_by_name(host: &str, port: u16) -> Option<String> {
+    reach::is_local_name(host).then(|| forbidden(&authority(host, port)).message)
+}
+
 fn forbidden(who: &str) -> ConnectError {
     let message = format!("{who} is this machine, a link-local address, or the metadata service of a cloud");
     ConnectError { kind: ConnectErrorKind::Forbidden, message }

@@ -14,6 +14,7 @@ use std::process::{Command, ExitStatus};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpgrp, getpid, getppid, kill_process, set_parent_process_death_signal};
 use rustix::termios::tcgetpgrp;
+use rustix_libc_wrappers::process::SignalExt as _;
 use tokio::process::Child;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -22,12 +23,34 @@ use super::{Environment, orphans};
 use crate::app::with_inherited_limits;
 use crate::cli::{Exit, Failure, runtime};
 
-/// What is passed on to the program. Those that stop and continue it reach it by its process group. `SIGWINCH` ends some servers
-/// in order (`STOPSIGNAL` of Apache's image).
-const PASSED_ON: [Signal; 7] =
-    [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH];
-/// Those that a terminal sends to its whole foreground group.
-const FROM_TERMINAL: [Signal; 3] = [Signal::INT, Signal::QUIT, Signal::WINCH];
+/// What is passed on to the program, beside the real-time signals: all that would end bearerd alone, but those of a fault of its
+/// own (`SIGSEGV` and such) and `SIGPIPE`, which says that its own output is closed. `SIGWINCH` ends some servers in order
+/// (`STOPSIGNAL` of Apache's image). `SIGTSTP` stays as it is: a program without a shell above it must not stop.
+const NAMED: [Signal; 17] = [
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::HUP,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::WINCH,
+    Signal::CONT,
+    Signal::ABORT,
+    Signal::ALARM,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::XCPU,
+    Signal::XFSZ,
+    Signal::IO,
+    Signal::POWER,
+    Signal::STKFLT,
+];
+/// Those that a terminal or its shell sends to the whole foreground group.
+const FROM_TERMINAL: [Signal; 4] = [Signal::INT, Signal::QUIT, Signal::WINCH, Signal::CONT];
+
+fn passed_on() -> impl Iterator<Item = Signal> {
+    NAMED.into_iter().chain((0..).map_while(Signal::rt))
+}
 
 /// The signals that bearerd was told to ignore, as `nohup` does. A program inherits this, so bearerd does not touch them.
 pub(super) struct IgnoredSignals(u64);
@@ -142,10 +165,14 @@ fn found(program: &OsStr) -> Option<PathBuf> {
 }
 
 fn not_started(program: &OsStr, error: &io::Error) -> Failure {
-    let program = program.display();
+    let (file, program) = (found(program), program.display());
     match error.kind() {
         ErrorKind::NotFound => {
-            Failure::new(Exit::Program(127), format!("{program}: there is no such program"))
+            let why = match file.is_some_and(|file| file.exists()) {
+                true => "the interpreter in its first line, or its loader, does not exist",
+                false => "there is no such program",
+            };
+            Failure::new(Exit::Program(127), format!("{program}: {why}"))
         }
         _ => Failure::new(Exit::Program(126), format!("{program}: it cannot be run: {error}")),
     }
@@ -159,7 +186,7 @@ fn exit(status: ExitStatus) -> Exit {
 
 fn listen(ignored: &IgnoredSignals) -> io::Result<UnboundedReceiver<Signal>> {
     let (sender, receiver) = unbounded_channel();
-    for signal in PASSED_ON.into_iter().filter(|signal| !ignored.has(*signal)) {
+    for signal in passed_on().filter(|signal| !ignored.has(*signal)) {
         let mut signals = unix::signal(SignalKind::from_raw(signal.as_raw()))?;
         let sender = sender.clone();
         tokio::spawn(async move { while signals.recv().await.is_some() && sender.send(signal).is_ok() {} });
