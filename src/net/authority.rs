@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use moka::sync::Cache;
 use rustls::ServerConfig;
+use rustls::pki_types::ServerName;
 
 pub use self::bundle::Bundle;
 use self::hosts::Hosts;
@@ -36,6 +37,11 @@ static SIGNING: Aside = Aside::new("signing", 2);
 
 /// TLS settings with the certificate of one host.
 pub type HostTls = Arc<ServerConfig>;
+
+/// Whether a TLS handshake can name this host, which is a name or an address.
+pub fn is_server_name(host: &str) -> bool {
+    ServerName::try_from(host).is_ok()
+}
 
 /// Signs the certificates of one forward listener.
 pub struct CertificateAuthority {
@@ -187,7 +193,7 @@ impl std::fmt::Debug for CertificateAuthority {
 
 #[cfg(test)]
 mod tests {
-    use rustls::pki_types::{CertificateDer, ServerName};
+    use rustls::pki_types::CertificateDer;
     use rustls::{ClientConfig, RootCertStore};
 
     use super::signer::{EARLIER, HOUR, LEAF_LIFETIME};

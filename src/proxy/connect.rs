@@ -12,7 +12,6 @@ use std::time::Duration;
 use http::{HeaderMap, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use moka::sync::Cache;
-use rustls::pki_types::ServerName;
 
 use super::Http2Request;
 use super::admit::{Caller, ListenerRules, Proven};
@@ -26,6 +25,7 @@ use crate::config::{
     Egress, HostPattern, ListenerConfig, RouteConfig, TlsOptions, Unmatched, UpstreamTarget, UpstreamUrl,
 };
 use crate::inbound::{CallerBody, Tunneled};
+use crate::net::authority::is_server_name;
 use crate::net::{
     CertificateAuthority, ConnectErrorKind, Connector, HostTls, NoTls, Offer, Target, UPSTREAMS,
     forbidden_by_name,
@@ -348,7 +348,7 @@ async fn certified(
     rules: &ListenerRules,
     host: &str,
 ) -> Result<HostTls, ProxyError> {
-    if ServerName::try_from(host).is_err() {
+    if !is_server_name(host) {
         return Err(ProxyError::bad_request(
             "a TLS handshake cannot name this host: a label begins or ends with a hyphen, or is too long",
         ));

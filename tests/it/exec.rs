@@ -257,6 +257,8 @@ async fn what_the_user_exempts_from_a_proxy_stays_except_the_hosts_of_routes() {
 async fn other_variables_for_a_proxy_lead_to_bearerd_if_they_are_there() {
     let setup = setup().await;
     let env = [
+        ("GIT_CONFIG_COUNT", "1"),
+        ("GIT_CONFIG_KEY_0", "a.b"),
         ("ALL_PROXY", "socks5://192.0.2.1:1080"),
         ("grpc_proxy", "http://192.0.2.1:1"),
         ("no_grpc_proxy", "*"),
@@ -268,6 +270,11 @@ async fn other_variables_for_a_proxy_lead_to_bearerd_if_they_are_there() {
         assert_eq!(value(name), value("HTTPS_PROXY"));
     }
     assert_eq!(value("no_grpc_proxy"), value("NO_PROXY"));
+    assert_eq!((value("GIT_CONFIG_COUNT"), value("GIT_CONFIG_KEY_0")), (Some("2"), Some("a.b")));
+    assert_eq!(
+        (value("GIT_CONFIG_KEY_1"), value("GIT_CONFIG_VALUE_1")),
+        (Some("http.proxy"), value("HTTPS_PROXY"))
+    );
     assert_eq!((value("all_proxy"), value("npm_config_proxy")), (None, None));
 }
 
@@ -371,7 +378,7 @@ async fn the_exit_code_is_the_programs_own() {
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     let output = run(&setup, &["./lost"]).await;
     output.expect_code(127);
-    assert!(output.stderr.contains("./lost: the interpreter in its first line"), "{}", output.stderr);
+    assert!(output.stderr.contains("its interpreter does not exist"), "{}", output.stderr);
     let plain = setup.file("plain.txt", "text");
     let output = run(&setup, &[plain.to_str().unwrap()]).await;
     output.expect_code(126);

@@ -61,7 +61,8 @@ async fn wget() {
 #[ignore = "needs wget"]
 async fn wget_keeps_the_users_own_settings() {
     let setup = exec::setup().await;
-    setup.file(".wgetrc", "header = x-own: 1\n");
+    // But its proxy does not lead past bearerd.
+    setup.file(".wgetrc", "header = x-own: 1\nhttps_proxy = http://127.0.0.1:1\nuse_proxy = off\n");
     run(&setup, "wget", &["-qO-".to_owned(), URL.to_owned()], "install wget").await;
     assert_eq!(setup.upstream.last().header("x-own"), Some("1"));
 }
@@ -167,6 +168,7 @@ async fn ruby() {
 #[ignore = "needs git"]
 async fn git() {
     let setup = exec::setup().await;
+    setup.file(".gitconfig", "[http]\nproxy = http://127.0.0.1:1\n");
     let line = |text: &str| format!("{:04x}{text}", text.len() + 4);
     let refs = format!("{} refs/heads/maint\0 multi_ack\n", "95dcfa3633004da0049d3d0fa03f80589cbcaf31");
     let refs = format!("{}0000{}0000", line("# service=git-upload-pack\n"), line(&refs));

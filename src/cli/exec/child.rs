@@ -165,17 +165,17 @@ fn found(program: &OsStr) -> Option<PathBuf> {
 }
 
 fn not_started(program: &OsStr, error: &io::Error) -> Failure {
-    let (file, program) = (found(program), program.display());
-    match error.kind() {
-        ErrorKind::NotFound => {
-            let why = match file.is_some_and(|file| file.exists()) {
-                true => "the interpreter in its first line, or its loader, does not exist",
-                false => "there is no such program",
-            };
-            Failure::new(Exit::Program(127), format!("{program}: {why}"))
+    let (code, why) = match error.kind() {
+        ErrorKind::NotFound if found(program).is_some_and(|path| path.exists()) => {
+            let why =
+                "its interpreter does not exist: is the first line (#!) right, and does it end with LF?";
+            // As shells say it.
+            (127, format!("it cannot be run: {why}"))
         }
-        _ => Failure::new(Exit::Program(126), format!("{program}: it cannot be run: {error}")),
-    }
+        ErrorKind::NotFound => (127, "there is no such program".to_owned()),
+        _ => (126, format!("it cannot be run: {error}")),
+    };
+    Failure::new(Exit::Program(code), format!("{}: {why}", program.display()))
 }
 
 /// As a shell says it.

@@ -58,7 +58,7 @@ impl Environment {
     /// `userinfo`: with its `@`, or empty. `hosts`: those that routes name.
     pub(super) fn set(&mut self, userinfo: &str, address: &str, bundle: &Path, hosts: &[String]) {
         let proxy = format!("http://{userinfo}{address}");
-        let own = ["no_proxy", "NO_PROXY"].map(|name| std::env::var(name).unwrap_or_default());
+        let own = ["no_proxy", "NO_PROXY"].map(|name| text(name).unwrap_or_default());
         let direct = Direct::new(&own.join(","), hosts);
         for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
             self.both_cases(name, &proxy);
@@ -71,15 +71,31 @@ impl Environment {
             self.insert(variable.name, bundle);
         }
         self.insert("NODE_USE_ENV_PROXY", "1");
+        self.set_git_proxy(&proxy);
         self.insert(JAVA, java_options(std::env::var_os(JAVA), address, bundle, &direct));
     }
 
+    /// git obeys `http.proxy` of its files before the variables of a proxy, and these variables of its own before its files.
+    fn set_git_proxy(&mut self, proxy: &str) {
+        let count = text("GIT_CONFIG_COUNT").unwrap_or_else(|| "0".to_owned());
+        // git refuses any other.
+        let Ok(count) = count.parse::<u16>() else { return };
+        self.insert(&format!("GIT_CONFIG_KEY_{count}"), "http.proxy");
+        self.insert(&format!("GIT_CONFIG_VALUE_{count}"), proxy);
+        self.insert("GIT_CONFIG_COUNT", (u32::from(count) + 1).to_string());
+    }
+
     /// wget with GnuTLS, as Debian builds it, reads no variable for what it trusts, but the name of its own file. What the user
-    /// has in theirs stays.
+    /// has in theirs stays, except a proxy, which wget would obey before the variables.
     pub(super) fn set_wgetrc(&mut self, folder: &Path, bundle: &Path) -> io::Result<()> {
         let home = || Some(Path::new(&std::env::var_os("HOME")?).join(".wgetrc"));
         let own = std::env::var_os(WGETRC).map(PathBuf::from).or_else(home);
         let own = own.and_then(|path| File::open(path).and_then(io::read_to_string).ok()).unwrap_or_default();
+        let names_no_proxy = |line: &&str| {
+            let setting = line.split('=').next().unwrap_or_default();
+            !setting.to_ascii_lowercase().contains("proxy")
+        };
+        let own: String = own.split_inclusive('\n').filter(names_no_proxy).collect();
         let path = folder.join("wgetrc");
         // It may hold passwords.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
@@ -96,6 +112,10 @@ impl Environment {
     fn insert(&mut self, name: &str, value: impl Into<OsString>) {
         self.0.insert(name.to_owned(), Some(value.into()));
     }
+}
+
+fn text(name: &str) -> Option<String> {
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
 const WGETRC: &str = "WGETRC";

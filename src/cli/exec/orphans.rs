@@ -2,6 +2,8 @@
 //! entries fill the table of processes.
 
 use std::collections::HashSet;
+use std::fs::File;
+use std::io;
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitOptions, waitpid};
@@ -31,7 +33,8 @@ fn ended() -> HashSet<Pid> {
 }
 
 fn is_orphan(id: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).unwrap_or_default();
+    let stat = File::open(format!("/proc/{}/stat", id.as_raw_nonzero())).and_then(io::read_to_string);
+    let stat = stat.unwrap_or_default();
     // After the name of the program in parentheses, which may have some itself: the state, and the parent.
     let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
     (fields.next(), fields.next()) == (Some("Z"), Some("1"))
