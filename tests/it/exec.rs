@@ -7,7 +7,6 @@ use std::process::Stdio;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, Signal, kill_process};
-use rustix_libc_wrappers::process::SignalExt as _;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
@@ -470,7 +469,9 @@ async fn a_program_is_bearerds_own_child_with_its_own_name() {
 
 /// Else bearerd ends, and the program loses its proxy.
 #[tokio::test]
+#[cfg(target_os = "linux")]
 async fn every_signal_that_would_end_bearerd_is_passed_on() {
+    use rustix_libc_wrappers::process::SignalExt;
     let setup = setup().await;
     let numbers: Vec<i32> =
         [1, 2, 3, 6, 10, 12, 14, 16, 18, 24, 25, 26, 27, 28, 29, 30].into_iter().chain(34..=64).collect();

@@ -14,7 +14,6 @@ use std::process::{Command, ExitStatus};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpgrp, getpid, getppid, kill_process, set_parent_process_death_signal};
 use rustix::termios::tcgetpgrp;
-use rustix_libc_wrappers::process::SignalExt as _;
 use tokio::process::Child;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -26,7 +25,7 @@ use crate::cli::{Exit, Failure, runtime};
 /// What is passed on to the program, beside the real-time signals: all that would end bearerd alone, but those of a fault of its
 /// own (`SIGSEGV` and such) and `SIGPIPE`, which says that its own output is closed. `SIGWINCH` ends some servers in order
 /// (`STOPSIGNAL` of Apache's image). `SIGTSTP` stays as it is: a program without a shell above it must not stop.
-const NAMED: [Signal; 17] = [
+const NAMED: [Signal; 14] = [
     Signal::INT,
     Signal::QUIT,
     Signal::TERM,
@@ -41,15 +40,20 @@ const NAMED: [Signal; 17] = [
     Signal::PROF,
     Signal::XCPU,
     Signal::XFSZ,
-    Signal::IO,
-    Signal::POWER,
-    Signal::STKFLT,
 ];
 /// Those that a terminal or its shell sends to the whole foreground group.
 const FROM_TERMINAL: [Signal; 4] = [Signal::INT, Signal::QUIT, Signal::WINCH, Signal::CONT];
 
-fn passed_on() -> impl Iterator<Item = Signal> {
-    NAMED.into_iter().chain((0..).map_while(Signal::rt))
+/// Those that end a process on Linux alone.
+#[cfg(target_os = "linux")]
+fn of_linux() -> impl Iterator<Item = Signal> {
+    use rustix_libc_wrappers::process::SignalExt;
+    [Signal::IO, Signal::POWER, Signal::STKFLT].into_iter().chain((0..).map_while(Signal::rt))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn of_linux() -> impl Iterator<Item = Signal> {
+    std::iter::empty()
 }
 
 /// The signals that bearerd was told to ignore, as `nohup` does. A program inherits this, so bearerd does not touch them.
@@ -186,7 +190,7 @@ fn exit(status: ExitStatus) -> Exit {
 
 fn listen(ignored: &IgnoredSignals) -> io::Result<UnboundedReceiver<Signal>> {
     let (sender, receiver) = unbounded_channel();
-    for signal in passed_on().filter(|signal| !ignored.has(*signal)) {
+    for signal in NAMED.into_iter().chain(of_linux()).filter(|signal| !ignored.has(*signal)) {
         let mut signals = unix::signal(SignalKind::from_raw(signal.as_raw()))?;
         let sender = sender.clone();
         tokio::spawn(async move { while signals.recv().await.is_some() && sender.send(signal).is_ok() {} });
