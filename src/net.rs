@@ -20,7 +20,7 @@ pub mod tls;
 
 pub use self::h2::{Http2Failure, http2_failure};
 pub use authority::{CertificateAuthority, HostTls};
-pub use connect::{Connected, Connector, Offer, Target};
+pub use connect::{Connected, Connector, Offer, Target, forbidden_by_name};
 pub use explain::tls_cause;
 pub use failure::{ConnectError, ConnectErrorKind};
 pub use hop::Hop;
@@ -28,3 +28,4 @@ pub use places::set_turns;
 pub use places::{Places, UPSTREAMS};
 pub use stream::keep_alive;
 pub use stream::{Facts, Stream, TlsFailure};
+pub use tls::NoTls;

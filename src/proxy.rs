@@ -25,7 +25,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Versio
 use tokio_util::sync::CancellationToken;
 
 pub use admit::{Caller, ListenerRules, Peer};
-pub(crate) use connect::{DOTTED, host_key, in_usual_spelling, route_at_host, undotted};
+pub(crate) use connect::{AskedHost, host_key, in_usual_spelling, route_at_host};
 pub use connect::{Inside, InsideTls, Opened, ServerNameSeen};
 pub use credential::fuzz_texts;
 pub use error::{Code, ProxyError};
@@ -93,7 +93,7 @@ impl Proxy {
             record.http2 = Some(self.http2_requests.enter());
         }
         if snapshot.config.log.access {
-            record.log_access(request.method(), request.uri().path());
+            record.log_access(request);
         }
         if let Some(tracer) = &snapshot.tracer {
             let method = request.method().clone();

@@ -31,6 +31,8 @@ const AGAIN: Duration = Duration::from_secs(60);
 struct Wanted {
     listener: Arc<str>,
     path: PathBuf,
+    /// What says where it is, for errors.
+    key: &'static str,
     bundle: Bundle,
     /// Files whose certificates it has too.
     also: Vec<PathBuf>,
@@ -44,6 +46,7 @@ impl Wanted {
             Some(Self {
                 listener: Arc::clone(&settings.config.name),
                 path: forward.ca_bundle.clone()?,
+                key: forward.bundle_key,
                 bundle: authority.bundle(),
                 also: forward.trusted.clone(),
             })
@@ -51,7 +54,7 @@ impl Wanted {
     }
 
     fn write(&self) -> Result<(), String> {
-        self.bundle.write(&self.path, &self.also, SystemClock.wall())
+        self.bundle.write(&self.path, self.key, &self.also, SystemClock.wall())
     }
 }
 
@@ -72,14 +75,14 @@ pub(super) fn write_changed(new: &[Arc<ListenerSettings>], running: &[Arc<Listen
 
 fn write_now(wanted: Wanted) -> Result<(), String> {
     let listener = Arc::clone(&wanted.listener);
-    let (path, (written_to, written)) = (wanted.path.clone(), mpsc::channel());
+    let (key, path, (written_to, written)) = (wanted.key, wanted.path.clone(), mpsc::channel());
     let told = |why: String| format!("listener.{listener}: {why}");
     WRITING.spawn(move || drop(written_to.send(wanted.write()))).map_err(|error| told(error.to_string()))?;
-    written.recv_timeout(SLOW).unwrap_or_else(|_| Err(stuck(&path))).map_err(told)
+    written.recv_timeout(SLOW).unwrap_or_else(|_| Err(stuck(key, &path))).map_err(told)
 }
 
-fn stuck(path: &Path) -> String {
-    format!("`forward.ca_bundle` {}: its file system does not respond", path.display())
+fn stuck(key: &str, path: &Path) -> String {
+    format!("`{key}` {}: its file system does not respond", path.display())
 }
 
 /// A bundle, and whether it is written already.
@@ -171,7 +174,7 @@ async fn write(wanted: &Wanted, health: &Health) -> Result<(), String> {
     let outcome = tokio::select! {
         outcome = &mut writing => outcome,
         () = sleep(SLOW) => {
-            report(wanted, health, Err(stuck(&wanted.path)));
+            report(wanted, health, Err(stuck(wanted.key, &wanted.path)));
             writing.await
         }
     };

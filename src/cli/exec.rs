@@ -53,9 +53,12 @@ pub(super) fn exec(common: &Common, options: &ExecOptions, refused: &[String]) -
     let running = serve(config, Options { log: Some(log), ..Options::default() }, refused)?;
     let address = running.addresses().listeners.get(&way.listener).cloned().unwrap_or_default();
     environment.set(&way.userinfo, &address, &way.bundle, &way.hosts);
-    environment
-        .set_wgetrc(&folder.0, &way.bundle)
-        .map_err(|error| no(format!("cannot write a file for wget to {}: {error}", folder.0.display())))?;
+    environment.set_wgetrc(&folder.0, &way.bundle).map_err(|error| {
+        no(format!(
+            "cannot write a file for wget to {}: {error}; set TMPDIR to another folder",
+            folder.0.display()
+        ))
+    })?;
     let ended = child::run(&options.command, &environment, ignored);
     running.stop();
     running.join();

@@ -543,9 +543,13 @@ fn caller_rules(listener: &ListenerConfig, request: &ExplainedRequest, notes: &m
         let connect =
             listener.serve() == Serve::Forward && request.target.as_ref().is_some_and(|it| it.https);
         let on = if connect { " on the CONNECT" } else { "" };
-        let missing = if *name == header::PROXY_AUTHORIZATION { " (407 if it is missing)" } else { "" };
+        let (status, missing) = match (name, listener.serve()) {
+            (&header::PROXY_AUTHORIZATION, _) => (403, " (407 if it is missing)"),
+            (&header::AUTHORIZATION, Serve::Token) => (401, ""),
+            _ => (403, ""),
+        };
         notes.push(format!(
-            "the listener requires header `{name}` with its value{on}, else 403 `caller_refused`{missing}"
+            "the listener requires header `{name}` with its value{on}, else {status} `caller_refused`{missing}"
         ));
     }
     if listener.callers == Callers::Network && !listener.allow.is_empty() {

@@ -250,30 +250,33 @@ impl ProgramConfig {
         if !matches!(end, End::Exited(_)) {
             kill(group, &mut child).await;
         }
-        let outcome = self.judge(&end, &printed);
+        let outcome = self.judge(&end, &printed, &said);
         (Some(Ran { printed, said, more }), outcome)
     }
 
-    fn judge(&self, end: &End, printed: &[u8]) -> Outcome {
-        const SEE: &str = "what it wrote to stderr is in bearerd's log (program.stderr)";
+    fn judge(&self, end: &End, printed: &[u8], said: &[u8]) -> Outcome {
+        let see = match said.iter().all(u8::is_ascii_whitespace) {
+            true => "it wrote nothing to stderr",
+            false => "what it wrote to stderr is in bearerd's log (program.stderr)",
+        };
         let timeout = humantime::format_duration(self.timeout);
         match end {
             End::Exited(Ok(status)) | End::Left(Ok(status)) if status.success() => {
                 let value = without_line_end(printed);
                 match value.is_empty() {
-                    true => Err(format!("printed nothing; {SEE}")),
+                    true => Err(format!("printed nothing; {see}")),
                     false => Ok(Arc::new(Secret::new(value))),
                 }
             }
             End::Exited(Ok(status)) | End::Left(Ok(status)) => Err(match (status.code(), status.signal()) {
-                (Some(code), _) => format!("ended with exit code {code}; {SEE}"),
-                (None, Some(signal)) => format!("was ended by signal {signal}{}; {SEE}", signal_name(signal)),
-                (None, None) => format!("failed; {SEE}"),
+                (Some(code), _) => format!("ended with exit code {code}; {see}"),
+                (None, Some(signal)) => format!("was ended by signal {signal}{}; {see}", signal_name(signal)),
+                (None, None) => format!("failed; {see}"),
             }),
             End::Exited(Err(error)) | End::Left(Err(error)) => Err(format!("cannot be waited for: {error}")),
             End::TimedOut => Err(format!(
                 "did not end within {timeout}, and was killed with its children: raise `timeout`, or find out what it waits for (it \
-                 has no terminal and no input); {SEE}"
+                 has no terminal and no input); {see}"
             )),
             End::TooMuch => Err(format!(
                 "printed more than {} KiB, and was killed: it must print only the value",

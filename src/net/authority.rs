@@ -19,7 +19,7 @@ use rustls::pki_types::ServerName;
 pub use self::bundle::Bundle;
 use self::hosts::Hosts;
 use self::signer::{CA_LIFETIME, Made, Signer};
-use super::tls::TlsSettingsError;
+use super::tls::{NoTls, TlsSettingsError};
 use crate::aside::{Aside, SharedWork};
 use crate::clock::{SharedClock, SystemClock};
 use crate::config::{CaConfig, HostPattern};
@@ -138,17 +138,17 @@ impl CertificateAuthority {
     ///
     /// # Errors
     /// The host is none of the authority's, the authority has expired, or the system refuses a thread.
-    pub async fn server_config(&self, host: &str) -> Result<HostTls, TlsSettingsError> {
+    pub async fn server_config(&self, host: &str) -> Result<HostTls, NoTls> {
         let now = self.clock.wall();
         if let Some(made) = self.made.get(host)
             && (made.fresh.0..made.fresh.1).contains(&now)
         {
             return Ok(made.config);
         }
-        let signer = self.signer_for(host, now)?;
+        let signer = self.signer_for(host, now).map_err(NoTls::Settings)?;
         let name = host.to_owned();
         let made = self.making.join(host, move || signer.make(&name, now)).outcome().await;
-        let made = made.map_err(|error| TlsSettingsError(error.to_string()))??;
+        let made = made.map_err(NoTls::Machine)?.map_err(NoTls::Settings)?;
         self.made.insert(host.into(), made.clone());
         Ok(made.config)
     }
@@ -264,7 +264,7 @@ mod tests {
         }
         for host in ["example.com", "wild.example", "xapi.example.com", "10.1.2.4", "::2", ""] {
             let error = authority.server_config(host).await.unwrap_err();
-            assert!(error.0.contains("no route of the listener names the host"), "{host}: {error}");
+            assert!(error.to_string().contains("no route of the listener names the host"), "{host}: {error}");
         }
     }
 
@@ -311,7 +311,7 @@ mod tests {
         assert!(!Arc::ptr_eq(&config().await, &second), "it is not valid yet");
         clock.advance(CA_LIFETIME + 2 * HOUR);
         let error = authority.server_config("h.example").await.unwrap_err();
-        assert!(error.0.contains("expired at"), "{error}");
+        assert!(error.to_string().contains("expired at"), "{error}");
     }
 
     fn own(params: CertificateParams, key: &KeyPair) -> CaConfig {

@@ -324,6 +324,11 @@ impl Connector {
     }
 }
 
+/// Why a connection of [`Connector::to_other_machines`] to this host is refused, if its name alone decides that.
+pub fn forbidden_by_name(host: &str, port: u16) -> Option<String> {
+    reach::is_local_name(host).then(|| forbidden(&authority(host, port)).message)
+}
+
 /// What all attempts of one connection share.
 struct Attempt {
     /// The target's name in errors: `host:port`.

@@ -354,10 +354,12 @@ fn unusable_identity(error: &rustls::Error, certificate: &Source, key: &Source) 
 /// The threads that read files and build configs.
 static BUILDING: Aside = Aside::new("tls", 8);
 
-/// Why there is no client config.
+/// Why TLS cannot begin.
 #[derive(Debug)]
-pub(super) enum NoTls {
+pub enum NoTls {
+    /// A file cannot be used.
     Settings(TlsSettingsError),
+    /// The system refuses a thread.
     Machine(AsideError),
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
 
 use super::connect::{self, Inside};
-use super::error::{Code, ProxyError};
+use super::error::{Code, OAuthError, ProxyError};
 use super::headers::{self, FieldSet};
 use super::{RouteService, Snapshot};
 use crate::config::{Address, ListenerConfig, Serve};
@@ -88,10 +88,13 @@ pub(super) fn admit<'a>(
     if forward {
         authority = authority.map(|it| Authority { host: connect::in_usual_spelling(it.host), ..it });
     }
-    let host = if forward {
-        connect::requested_host(caller, request, authority.as_ref())?
-    } else {
-        Cow::Borrowed(authority.as_ref().map_or("", |authority| &*authority.host))
+    let asked = match forward {
+        true => Some(connect::asked_host(caller, request, authority.as_ref())?),
+        false => None,
+    };
+    let host = match &asked {
+        Some(asked) => asked.key(),
+        None => Cow::Borrowed(authority.as_ref().map_or("", |authority| &*authority.host)),
     };
     let host = &*host;
     let own_name = !forward && (authority.is_none() || is_own_name(&rules.config, caller.local, host));
@@ -116,16 +119,16 @@ pub(super) fn admit<'a>(
         return Err(misdirected(snapshot, rules, lookup.as_ref()));
     }
     rules.admit(caller, authority.as_ref(), request.headers(), fields)?;
-    if let (Resource::Connect, Some(authority)) = (&resource, &authority) {
-        let asked = connect::Asked::new(rules, authority, named);
-        let undotted = connect::undotted(&asked.host, asked.port).filter(|_| !named);
-        if undotted.is_some_and(|host| snapshot.table.names_host(index, &host)) {
-            return Err(rules.refused(connect::DOTTED));
-        }
-        return Ok(Admitted::Connect(asked));
+    let connects = matches!(resource, Resource::Connect);
+    if let Some(asked) = asked.filter(|_| !named) {
+        let unread = asked.without_route(&rules.config, |host| snapshot.table.names_host(index, host));
+        let kept = || format!("no route names the host `{host}` any more; connect again");
+        let passes = unread.and_then(|()| if connects { Ok(()) } else { Err(kept()) });
+        passes.map_err(|why| rules.refused(caller, &why))?;
     }
-    if forward && !named {
-        return Err(connect::host_refused(rules, host));
+    if let Some(asked) = asked.filter(|_| connects) {
+        let (host, port) = (asked.host.into(), asked.port);
+        return Ok(Admitted::Connect(connect::Asked { rules, host, port, named }));
     }
     let (Some(lookup), Some(found)) = (lookup, found) else { return Ok(Admitted::Server) };
     let route_match = found.map_err(|miss| no_route(snapshot, &lookup, miss))?;
@@ -343,14 +346,16 @@ impl ListenerRules {
         if fields.any(FieldSet::PAGE)
             && let Some(why) = foreign_page(headers, own, &self.config.origins)
         {
-            return Err(self.refused(why));
+            return Err(self.refused(caller, why));
         }
         match &caller.inside {
             _ if caller.same_user => Ok(()),
-            None => self.check_required_header(headers),
+            None => self.check_required_header(caller, headers),
             // The CONNECT carried the field. What is inside is for the upstream alone.
             Some(inside) if self.requires_no_more_than(&inside.proven) => Ok(()),
-            Some(_) => Err(self.refused("`require_header` has changed since the CONNECT; connect again")),
+            Some(_) => {
+                Err(self.refused(caller, "`require_header` has changed since the CONNECT; connect again"))
+            }
         }
     }
 
@@ -387,18 +392,19 @@ impl ListenerRules {
             }
         };
         match refused {
-            Some(why) => Err(self.refused(&why)),
+            Some(why) => Err(self.refused(caller, &why)),
             None => Ok(()),
         }
     }
 
-    fn check_required_header(&self, headers: &HeaderMap) -> Result<(), ProxyError> {
+    fn check_required_header(&self, caller: &Caller, headers: &HeaderMap) -> Result<(), ProxyError> {
         let Some(required) = &self.require_header else { return Ok(()) };
         let name = &required.name;
         let value = match &required.value {
             Ok(value) => value,
             Err(why) => {
-                return Err(self.refused(&format!("the value of `require_header` cannot be read: {why}")));
+                let why = format!("the value of `require_header` cannot be read: {why}");
+                return Err(self.refused(caller, &why));
             }
         };
         let mut given = headers.get_all(name).iter();
@@ -407,10 +413,20 @@ impl ListenerRules {
             (Some(given), None) if is_right(given) => Ok(()),
             (None, _) => {
                 let authenticate = *name == header::PROXY_AUTHORIZATION;
-                let error = self.refused(&format!("the header {name} is missing"));
+                let error = self.key_refused(caller, &format!("the header {name} is missing"));
                 Err(ProxyError { authenticate, ..error })
             }
-            (Some(_), _) => Err(self.refused(&format!("the header {name} has a wrong value"))),
+            (Some(_), _) => Err(self.key_refused(caller, &format!("the header {name} has a wrong value"))),
+        }
+    }
+
+    /// 401 if OAuth clients authenticate with the field (RFC 6749 section 5.2), else 403.
+    fn key_refused(&self, caller: &Caller, why: &str) -> ProxyError {
+        let error = self.refused(caller, why);
+        let is_authorization = self.key_header() == Some(&header::AUTHORIZATION);
+        match is_authorization && self.config.serve() == Serve::Token {
+            true => error.oauth(OAuthError::UNAUTHENTICATED),
+            false => error,
         }
     }
 
@@ -419,8 +435,10 @@ impl ListenerRules {
         self.require_header.as_ref().map(|required| &required.name)
     }
 
-    pub(super) fn refused(&self, why: &str) -> ProxyError {
+    pub(super) fn refused(&self, caller: &Caller, why: &str) -> ProxyError {
         let at = match &self.config.address {
+            // Port 0 is any free one.
+            Address::Tcp(address) if address.port() == 0 => caller.local.unwrap_or(*address).to_string(),
             Address::Tcp(address) => address.to_string(),
             Address::Unix(path) => format!("unix:{}", path.display()),
         };

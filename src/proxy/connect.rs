@@ -21,10 +21,15 @@ use super::headers::FieldSet;
 use super::record::Record;
 use super::response::Content;
 use super::{RouteService, Snapshot, SnapshotCell};
-use crate::config::{Egress, HostPattern, RouteConfig, TlsOptions, Unmatched, UpstreamTarget, UpstreamUrl};
+use crate::config::{
+    Egress, HostPattern, ListenerConfig, RouteConfig, TlsOptions, Unmatched, UpstreamTarget, UpstreamUrl,
+};
 use crate::inbound::{CallerBody, Tunneled};
 use crate::net::authority::is_server_name;
-use crate::net::{CertificateAuthority, ConnectErrorKind, Connector, HostTls, Offer, Target, UPSTREAMS};
+use crate::net::{
+    CertificateAuthority, ConnectErrorKind, Connector, HostTls, NoTls, Offer, Target, UPSTREAMS,
+    forbidden_by_name,
+};
 use crate::route::host::Authority;
 use crate::upstream::{Origins, Upstream, UpstreamError};
 
@@ -51,12 +56,6 @@ pub enum ServerNameSeen {
     /// No name, although the host is one.
     Missing,
     Other,
-}
-
-impl<'a> Asked<'a> {
-    pub(super) fn new(rules: &'a ListenerRules, authority: &Authority<'_>, named: bool) -> Self {
-        Self { rules, host: (*authority.host).into(), port: authority.port.unwrap_or(HTTPS), named }
-    }
 }
 
 impl Inside {
@@ -122,11 +121,9 @@ impl Opened {
     fn is_admitted(&self, snapshot: &Snapshot) -> bool {
         let Some((index, rules)) = snapshot.listener_of(&self.caller) else { return false };
         let is_named = |host: &str| snapshot.table.names_host(index, host);
-        let passes_unread = || {
-            rules.config.forward().is_some_and(|forward| forward.unmatched == Unmatched::Tunnel)
-                && !is_named(&host_key(&self.host, self.port, HTTPS))
-                && !undotted(&self.host, self.port).is_some_and(|host| is_named(&host))
-        };
+        let asked = AskedHost { host: &self.host, port: self.port, https: true };
+        let passes_unread =
+            || !is_named(&asked.key()) && asked.without_route(&rules.config, is_named).is_ok();
         rules.still_admits(&self.caller, &self.proven) && (!self.unread || passes_unread())
     }
 }
@@ -183,27 +180,29 @@ pub(super) fn connect_target<'a, B>(
         .ok_or_else(|| ProxyError::bad_request("the target of CONNECT is not a host with a port"))
 }
 
-/// The host of a request on a forward listener, in the form in which routes name it.
+/// The host that a request on a forward listener is for.
 ///
 /// # Errors
 /// 400 if the request has no such form that a proxy gets. 421 if it contradicts the CONNECT around it.
-pub(super) fn requested_host<'a, B>(
-    caller: &Caller,
+pub(super) fn asked_host<'a, B>(
+    caller: &'a Caller,
     request: &Request<B>,
     authority: Option<&'a Authority<'_>>,
-) -> Result<Cow<'a, str>, ProxyError> {
+) -> Result<AskedHost<'a>, ProxyError> {
     if let Some(inside) = &caller.inside {
         check_inside(inside, authority)?;
-        return Ok(host_key(&inside.host, inside.port, HTTPS).into_owned().into());
+        return Ok(AskedHost { host: &inside.host, port: inside.port, https: true });
     }
     let Some(authority) = authority else { return Err(not_for_a_proxy()) };
+    let asked = |https| {
+        let default = if https { HTTPS } else { HTTP };
+        AskedHost { host: &authority.host, port: authority.port.unwrap_or(default), https }
+    };
     if request.method() == http::Method::CONNECT {
-        return Ok(host_key(&authority.host, authority.port.unwrap_or(HTTPS), HTTPS));
+        return Ok(asked(true));
     }
     match request.uri().scheme_str() {
-        Some(scheme) if scheme.eq_ignore_ascii_case("http") => {
-            Ok(host_key(&authority.host, authority.port.unwrap_or(HTTP), HTTP))
-        }
+        Some(scheme) if scheme.eq_ignore_ascii_case("http") => Ok(asked(false)),
         Some(_) => Err(ProxyError::bad_request(
             "this is a forward proxy: an https URL is requested with CONNECT, so that its way to the proxy is encrypted",
         )),
@@ -233,7 +232,7 @@ fn check_inside(inside: &Inside, authority: Option<&Authority<'_>>) -> Result<()
     Err(ProxyError::new(Code::Misdirected, why))
 }
 
-/// A host as routes name it: with its port, unless that is the default.
+/// A host with its port, unless that is the default.
 pub(crate) fn host_key(host: &str, port: u16, default: u16) -> Cow<'_, str> {
     match (port == default, host.contains(':')) {
         (true, _) => Cow::Borrowed(host),
@@ -242,9 +241,64 @@ pub(crate) fn host_key(host: &str, port: u16, default: u16) -> Cow<'_, str> {
     }
 }
 
-/// The host of a CONNECT without the dot at its end, which is the same host to DNS. It must not go through unread.
-pub(crate) fn undotted(host: &str, port: u16) -> Option<Cow<'_, str>> {
-    Some(host_key(host.strip_suffix('.')?, port, HTTPS))
+/// A host that a program asks a forward listener for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AskedHost<'a> {
+    /// As [`in_usual_spelling`] returns it, an IPv6 address without brackets.
+    pub(crate) host: &'a str,
+    pub(crate) port: u16,
+    /// With CONNECT, or inside one.
+    pub(crate) https: bool,
+}
+
+impl AskedHost<'_> {
+    /// As routes name it: with its port, unless that is the default.
+    pub(crate) fn key(&self) -> Cow<'_, str> {
+        let default = if self.https { HTTPS } else { HTTP };
+        host_key(self.host, self.port, default)
+    }
+
+    /// What happens if no route names it, as far as the name alone decides that: its connection may go through unread, or the
+    /// listener refuses it for the reason in the error. `is_named`: whether a route names such a host.
+    pub(crate) fn without_route(
+        &self,
+        listener: &ListenerConfig,
+        is_named: impl Fn(&str) -> bool,
+    ) -> Result<(), String> {
+        // The same host to DNS, so it must not go through unread.
+        if let Some(host) = self.host.strip_suffix('.')
+            && is_named(&AskedHost { host, ..*self }.key())
+        {
+            return Err("a route names this host without the dot at its end; leave the dot out".to_owned());
+        }
+        let unmatched = listener.forward().map_or(Unmatched::Refuse, |forward| forward.unmatched);
+        Err(match (unmatched, self.https) {
+            (Unmatched::Tunnel, true) => match forbidden_by_name(self.host, self.port) {
+                Some(why) => self.never_tunneled(&why),
+                None => return Ok(()),
+            },
+            (Unmatched::Tunnel, false) => {
+                self.unnamed("; only a CONNECT, so an https:// URL, goes through unread")
+            }
+            (Unmatched::Refuse, false) => self.unnamed(""),
+            (Unmatched::Refuse, true) if listener.is_made() => {
+                self.unnamed("; or let other hosts through unread with `bearerd exec --tunnel`")
+            }
+            (Unmatched::Refuse, true) => self.unnamed(&format!(
+                "; or let other hosts through unread with forward = {{ unmatched = \"tunnel\" }} of [listener.{}]",
+                listener.name
+            )),
+        })
+    }
+
+    fn never_tunneled(&self, why: &str) -> String {
+        self.unnamed(&format!("; a tunnel never leads there: {why}"))
+    }
+
+    fn unnamed(&self, more: &str) -> String {
+        let key = self.key();
+        format!("no route names the host `{key}`; add a [[route]] with host = \"{key}\"{more}")
+    }
 }
 
 /// A host in the spelling in which routes name it. An IPv6 address has many (RFC 5952), and may stand for an IPv4 address; none
@@ -254,20 +308,6 @@ pub(crate) fn in_usual_spelling(host: Cow<'_, str>) -> Cow<'_, str> {
         Some(Ok(address)) => address.to_canonical().to_string().into(),
         _ => host,
     }
-}
-
-/// Why such a host is refused.
-pub(crate) const DOTTED: &str = "a route names this host without the dot at its end; leave the dot out";
-
-/// 403: no route names the host.
-pub(super) fn host_refused(rules: &ListenerRules, host: &str) -> ProxyError {
-    let name = &rules.config.name;
-    let why = format!(
-        "no route names this host; add a [[route]] with it as `host`, or let other hosts through unread with \
-         forward = {{ unmatched = \"tunnel\" }} of [listener.{name}]"
-    );
-    let error = rules.refused(&why);
-    ProxyError { for_operators: Some(format!("{host}: {}", error.detail).into()), ..error }
 }
 
 /// Opens what a CONNECT asked for. A response with [`InsideTls`] is completed by the listener.
@@ -286,36 +326,59 @@ pub(super) async fn open(
     let opened =
         |host| Opened { running, caller: of_caller, host, port, proven: rules.proven(), unread: !named };
     let mut response = Response::new(Content::Empty);
-    match rules.config.forward().map(|forward| (forward.unmatched, &forward.egress)) {
+    match rules.config.forward() {
         _ if named => {
             let http2 = record.http2.take().map(Arc::new);
-            let config = certified(request, &host).await?;
+            let config = certified(request, rules, &host).await?;
             let opened = Arc::new(opened(host));
             response.extensions_mut().insert(InsideTls { opened, config, _http2: http2 });
         }
-        Some((Unmatched::Tunnel, egress)) => tunnel_unread(opened(host), egress, request, record).await?,
-        Some((Unmatched::Refuse, _)) | None => {
-            return Err(host_refused(rules, &host_key(&host, port, HTTPS)));
+        Some(forward) => {
+            tunnel_unread(opened(host), rules, &forward.egress, request, record).await?;
         }
+        None => return Err(just_changed()),
     }
     record.opened = true;
     Ok(response)
 }
 
 /// The listener gave the authority to the request.
-async fn certified(request: &Request<CallerBody>, host: &str) -> Result<HostTls, ProxyError> {
+async fn certified(
+    request: &Request<CallerBody>,
+    rules: &ListenerRules,
+    host: &str,
+) -> Result<HostTls, ProxyError> {
     if !is_server_name(host) {
         return Err(ProxyError::bad_request(
             "a TLS handshake cannot name this host: a label begins or ends with a hyphen, or is too long",
         ));
     }
-    let Some(authority) = request.extensions().get::<Arc<CertificateAuthority>>().cloned() else {
-        let detail = "the listener has just become a forward listener; connect again";
-        return Err(ProxyError::new(Code::Overloaded, detail));
-    };
-    authority.server_config(host).await.map_err(|why| {
-        ProxyError::new(Code::Internal, format!("no certificate for this host could be made: {}", why.0))
-    })
+    let authority = request.extensions().get::<Arc<CertificateAuthority>>().cloned();
+    let authority = authority.ok_or_else(just_changed)?;
+    authority.server_config(host).await.map_err(|why| no_certificate(&authority, rules, host, &why))
+}
+
+fn just_changed() -> ProxyError {
+    ProxyError::new(Code::Overloaded, "the listener has just changed its `serve`; connect again")
+}
+
+fn no_certificate(
+    authority: &CertificateAuthority,
+    rules: &ListenerRules,
+    host: &str,
+    why: &NoTls,
+) -> ProxyError {
+    let detail = format!("no certificate for {host} could be made: {why}");
+    match why {
+        NoTls::Machine(_) => ProxyError::new(Code::Overloaded, detail),
+        NoTls::Settings(_) if authority.is_ephemeral() => ProxyError::new(Code::Internal, detail),
+        // As if the client certificate for an upstream could not be read.
+        NoTls::Settings(_) => {
+            let detail = format!("{detail}; see forward.ca of [listener.{}]", rules.config.name);
+            let error = ProxyError::new(Code::UpstreamUnreachable, detail);
+            ProxyError { proxy_status: "proxy_configuration_error", ..error }
+        }
+    }
 }
 
 /// How long a tunnel to an unmatched host may take to open, and may be open without a byte: what a route has by default.
@@ -325,6 +388,7 @@ const TUNNEL_IDLE: Duration = Duration::from_secs(300);
 /// Passes the bytes of a CONNECT through, once its response is written.
 async fn tunnel_unread(
     opened: Opened,
+    rules: &ListenerRules,
     egress: &Egress,
     request: &mut Request<CallerBody>,
     record: &mut Record,
@@ -336,9 +400,8 @@ async fn tunnel_unread(
             .to_other_machines();
     let connected = connector.connect().await.map_err(|error| {
         if error.kind == ConnectErrorKind::Forbidden {
-            let detail =
-                format!("no route names this host, and a tunnel never leads there: {}", error.message);
-            return ProxyError::new(Code::CallerRefused, detail);
+            let asked = AskedHost { host: &opened.host, port: opened.port, https: true };
+            return rules.refused(&opened.caller, &asked.never_tunneled(&error.message));
         }
         let error = UpstreamError::connect(error);
         ProxyError {
@@ -387,7 +450,7 @@ impl HostServices {
     }
 }
 
-/// The service of a route for this host, which is named as in [`requested_host`].
+/// The service of a route for this host, which is named as [`AskedHost::key`] does.
 pub(super) fn service_for(service: &Arc<RouteService>, host: &str) -> Arc<RouteService> {
     let Some(hosts) = &service.hosts else { return Arc::clone(service) };
     let known = hosts.0.get(host);

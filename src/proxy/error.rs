@@ -23,6 +23,11 @@ pub struct OAuthError {
     pub status: StatusCode,
 }
 
+impl OAuthError {
+    /// The response also has `WWW-Authenticate`.
+    pub const UNAUTHENTICATED: Self = Self { error: "invalid_client", status: StatusCode::UNAUTHORIZED };
+}
+
 /// How bearerd says an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ErrorForm {
@@ -315,7 +320,9 @@ pub(super) fn fail(mut error: ProxyError, record: &mut Record, head_only: bool) 
     let is_server_error = error.status().is_server_error();
     if is_server_error {
         log_failure(&error, record);
-    } else {
+    }
+    // No route tells where a CONNECT failed.
+    if !is_server_error || record.is_connect() {
         record.log_refusal(error.operator_detail());
     }
     record.note_failure(Failure {

@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Frame;
 use opentelemetry::Context;
 
@@ -67,8 +67,9 @@ pub(super) struct Record {
 #[derive(Debug)]
 struct AccessLine {
     method: Method,
+    /// Of CONNECT, the host and the port.
     path: String,
-    /// Why bearerd refused the request. Failures with a 5xx status have a line of their own.
+    /// Why bearerd refused the request, or could not open the CONNECT. Other failures with a 5xx status have a line of their own.
     detail: Option<Box<str>>,
 }
 
@@ -116,8 +117,22 @@ impl Record {
         self.token_listener = Some(Arc::clone(metrics));
     }
 
-    pub(super) fn log_access(&mut self, method: &Method, path: &str) {
-        self.access = Some(AccessLine { method: method.clone(), path: path.to_owned(), detail: None });
+    pub(super) fn log_access<B>(&mut self, request: &Request<B>) {
+        let uri = request.uri();
+        let path = match (request.method(), uri.host()) {
+            // It has no path. Its authority could contain a password.
+            (&Method::CONNECT, Some(host)) => match uri.port() {
+                Some(port) => format!("{host}:{port}"),
+                None => host.to_owned(),
+            },
+            _ => uri.path().to_owned(),
+        };
+        self.access = Some(AccessLine { method: request.method().clone(), path, detail: None });
+    }
+
+    /// The access log is on, and the request is a CONNECT.
+    pub(super) fn is_connect(&self) -> bool {
+        self.access.as_ref().is_some_and(|access| access.method == Method::CONNECT)
     }
 
     pub(super) fn log_refusal(&mut self, detail: &str) {

@@ -37,9 +37,6 @@ const BODY_LIMIT: usize = 64 * 1024;
 const BODY_TIME: Duration = Duration::from_secs(10);
 
 const UNKNOWN_CLIENT: OAuthError = OAuthError { error: "invalid_client", status: StatusCode::BAD_REQUEST };
-/// Section 5.2 requires this status if the client used `Authorization`.
-const UNKNOWN_BASIC_CLIENT: OAuthError =
-    OAuthError { error: "invalid_client", status: StatusCode::UNAUTHORIZED };
 const UNSUPPORTED_GRANT: OAuthError =
     OAuthError { error: "unsupported_grant_type", status: StatusCode::BAD_REQUEST };
 const UNKNOWN_SCOPE: OAuthError = OAuthError { error: "invalid_scope", status: StatusCode::BAD_REQUEST };
@@ -361,7 +358,7 @@ fn find<'a>(
         return services.get(name.as_str()).ok_or_else(|| invalid_request(detail()));
     }
     if let Some(name) = &asked.client_id {
-        let error = if asked.basic { UNKNOWN_BASIC_CLIENT } else { UNKNOWN_CLIENT };
+        let error = if asked.basic { OAuthError::UNAUTHENTICATED } else { UNKNOWN_CLIENT };
         let detail = || {
             format!(
                 "the client's ID names no issuer of the config; use one of these, or POST /token/ISSUER, where the ID does not \

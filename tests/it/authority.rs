@@ -5,7 +5,7 @@ use std::path::Path;
 use rcgen::{BasicConstraints, CertificateParams, DnType, GeneralSubtree, IsCa, KeyPair, NameConstraints};
 use rustix::process::Signal;
 
-use crate::support::{Setup, cli, eventually};
+use crate::support::{RawRequest, Setup, cli, eventually};
 
 const HOST: &str = "api.example.com";
 
@@ -169,6 +169,18 @@ async fn an_own_ca_is_read_again_and_waited_for() {
     assert!(world.status().await["listeners"][0]["ca"].is_null(), "its files are missing");
     let ready = world.admin("/readyz").await;
     assert!(ready.status == 503 && ready.text().contains("own.pem"), "{}", ready.text());
+    // It is no fault of bearerd, and says which file is missing.
+    let host = format!("{HOST}:443");
+    let response = world.exchange(RawRequest::new("CONNECT", &host).host(&host)).await;
+    assert_eq!((response.status, response.code().as_deref()), (502, Some("upstream_unreachable")));
+    let status = response.header("proxy-status").unwrap_or_default();
+    assert!(status.contains("error=proxy_configuration_error"), "{status}");
+    let detail = response.json()["detail"].clone();
+    for words in ["own.pem", HOST, "see forward.ca of [listener.main]"] {
+        assert!(detail.as_str().unwrap().contains(words), "{words}: {detail}");
+    }
+    let line = |line: &str| line.contains("CONNECT") && line.contains(&host) && line.contains("own.pem");
+    world.log().wait("the access line", line).await;
     own_ca(world.folder(), |_| ());
     world.signal(Signal::HUP);
     eventually("the CA", || async { (!ca_of(&world.status().await).is_null()).then_some(()) }).await;

@@ -250,6 +250,8 @@ async fn explain_says_what_a_program_behind_a_forward_listener_gets() {
         (&["CONNECT", "elsewhere.test:443"], "passes the connection through unread"),
         (&["GET", "http://elsewhere.test/"], "403 `caller_refused`"),
         (&["CONNECT", "api.example.com.:443"], "without the dot at its end"),
+        (&["GET", "https://localhost/"], "403 `caller_refused`"),
+        (&["CONNECT", "169.254.169.254:443"], "a tunnel never leads there"),
     ] {
         let (code, _, text) = explained(&setup, args).await;
         assert!(code == 1 && text.contains(words), "{args:?}: {text}");

@@ -161,8 +161,20 @@ async fn hosts_that_no_route_names_are_refused_or_go_through_unread() {
         client.wire.send(format!("CONNECT {authority} HTTP/1.1\r\nhost: {authority}\r\n\r\n")).await.unwrap();
         let head = client.head().await;
         assert_eq!(head.word(1), expected, "{options:?} {head:?}");
+        if expected == "403" {
+            let body = within("a body", client.wire.body(&head, true)).await.unwrap();
+            let text = String::from_utf8_lossy(&body.data).into_owned();
+            for words in ["host = \\\"host.invalid\\\"", "`bearerd exec --tunnel`", &variables.address] {
+                assert!(text.contains(words), "{words}: {text}");
+            }
+            assert!(!text.contains("[listener."), "no file has such a table: {text}");
+        }
         program.end().await;
     }
+    let for_exec_alone = setup.config().replace("upstream = ", "# upstream = ");
+    setup.file("bearerd.toml", for_exec_alone);
+    let explained = cli::run(setup.folder(), &["explain", "GET", "https://host.invalid/"]).await;
+    assert!(explained.stdout.contains("`bearerd exec --tunnel`"), "{}", explained.stdout);
 }
 
 #[tokio::test]
@@ -319,6 +331,28 @@ async fn files_for_the_program_are_found_from_every_folder() {
 }
 
 #[tokio::test]
+async fn a_bundle_without_room_says_where_the_folder_comes_from() {
+    let setup = setup().await;
+    let bearerd = env!("CARGO_BIN_EXE_bearerd");
+    let script = format!("trap '' XFSZ; ulimit -f 0; exec {bearerd} exec -- touch started");
+    let output = tokio::process::Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(setup.folder())
+        .env("TMPDIR", setup.folder())
+        .output()
+        .await
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("there is no room for"), "{errors}");
+    assert!(errors.contains("choose another `TMPDIR`"), "{errors}");
+    let left = std::fs::read_dir(setup.folder()).unwrap().flatten();
+    let left: Vec<_> =
+        left.filter(|entry| entry.file_name().to_string_lossy().starts_with("bearerd-exec")).collect();
+    assert!(left.is_empty() && !setup.folder().join("started").exists(), "{left:?}");
+}
+
+#[tokio::test]
 async fn the_exit_code_is_the_programs_own() {
     let setup = setup().await;
     for (script, code) in
@@ -339,9 +373,10 @@ async fn the_exit_code_is_the_programs_own() {
         output.expect_code(6);
         assert_eq!(output.stdout, "ran with an argument\n", "{name}");
     }
-    let script = setup.file("script", "#!/no/such/interpreter\n");
-    let output = run(&setup, &[script.to_str().unwrap()]).await;
-    output.expect_code(126);
+    let script = setup.file("lost", "#!/opt/missing/python3\n");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let output = run(&setup, &["./lost"]).await;
+    output.expect_code(127);
     assert!(output.stderr.contains("its interpreter does not exist"), "{}", output.stderr);
     let plain = setup.file("plain.txt", "text");
     let output = run(&setup, &[plain.to_str().unwrap()]).await;
@@ -430,6 +465,29 @@ async fn a_program_is_bearerds_own_child_with_its_own_name() {
     assert!(parent.contains(" exec -- sh -c "), "{parent}");
     let (_, rest, _) = program.end().await;
     assert_eq!(rest, "0\n", "no descriptor of bearerd, and no variable");
+}
+
+/// Else bearerd ends, and the program loses its proxy.
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn every_signal_that_would_end_bearerd_is_passed_on() {
+    use rustix_libc_wrappers::process::SignalExt;
+    let setup = setup().await;
+    let numbers: Vec<i32> =
+        [1, 2, 3, 6, 10, 12, 14, 16, 18, 24, 25, 26, 27, 28, 29, 30].into_iter().chain(34..=64).collect();
+    let names = numbers.iter().map(i32::to_string).collect::<Vec<_>>().join(" ");
+    let script = format!(
+        "for s in {names}; do trap \"echo got $s\" $s; done; trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done"
+    );
+    let mut program = Program::start(&setup, &[], &script);
+    assert_eq!(program.line().await, "ready");
+    for number in numbers {
+        kill_process(program.pid(), Signal::from_raw(number).unwrap()).unwrap();
+        assert_eq!(program.line().await, format!("got {number}"));
+    }
+    kill_process(program.pid(), Signal::TERM).unwrap();
+    let (code, rest, errors) = program.end().await;
+    assert_eq!((code, &*rest, &*errors), (3, "", ""));
 }
 
 #[tokio::test]

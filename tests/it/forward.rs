@@ -268,7 +268,15 @@ async fn a_host_that_no_route_names_is_refused() {
             (403, Some("caller_refused")),
             "{authority}"
         );
-        assert!(response.text().contains("no route names this host"), "{}", response.text());
+        let advice = "{ unmatched = \\\"tunnel\\\" } of [listener.main]";
+        assert!(
+            response
+                .text()
+                .contains(&format!("no route names the host `{}`", authority.trim_end_matches(":443"))),
+            "{}",
+            response.text()
+        );
+        assert!(response.text().contains(advice), "{}", response.text());
         let response = world.exchange(RawRequest::get(&format!("http://{authority}/")).host(authority)).await;
         assert_eq!(
             (response.status, response.code().as_deref()),
@@ -467,9 +475,92 @@ async fn other_hosts_pass_unread_and_never_lead_to_this_machine() {
     let response =
         world.exchange(RawRequest::get("http://other.example.com/").host("other.example.com")).await;
     assert_eq!(response.status, 403);
+    assert!(!response.text().contains("unmatched"), "it is set already: {}", response.text());
+    assert!(response.text().contains("only a CONNECT"), "{}", response.text());
     // A named host is still served here.
     let mut client = inside(&world, HOST).await;
     assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+}
+
+/// What a name alone decides, `explain` says in the words of the listener.
+#[tokio::test]
+async fn explain_refuses_the_same_hosts_with_the_same_words() {
+    for keys in ["", ", unmatched = \"tunnel\""] {
+        let world = forward_with(keys).await.start().await;
+        let address = world.address("main").to_string();
+        for url in [
+            "https://127.0.0.1/",
+            "https://localhost/",
+            "https://[::1]:8443/",
+            "https://169.254.169.254/",
+            "https://metadata.google.internal/",
+            "https://api.example.com./",
+            "http://api.example.com./",
+            "http://other.example.com:8080/",
+        ] {
+            let authority = url.split('/').nth(2).unwrap();
+            let response = match url.strip_prefix("https://") {
+                Some(_) if authority.ends_with(":8443") => refused(&world, authority).await,
+                Some(_) => refused(&world, &format!("{authority}:443")).await,
+                None => world.exchange(RawRequest::get(url).host(authority)).await,
+            };
+            let explained = cli::run(world.folder(), &["explain", "GET", url, "--output", "json"]).await;
+            let result = explained.json()["results"][0].clone();
+            assert_eq!((response.status, &result["status"]), (403, &403.into()), "{url}{keys}: {result}");
+            assert_eq!(result["code"], "caller_refused", "{url}{keys}");
+            let why = format!(
+                "listener main ({address}) refused this request: {}",
+                result["why"][0].as_str().unwrap()
+            );
+            assert_eq!(response.json()["detail"], *why, "{url}{keys}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_access_log_names_the_host_of_every_refused_connect() {
+    let tunnel = ", unmatched = \"tunnel\"";
+    let world = forward_with(tunnel).await.start().await;
+    let key = "require_header = { name = \"proxy-authorization\", value = { file = \"proxy.key\" } }";
+    let locked = forward_with(&format!("{tunnel} }}\n{key}\n# {{")).await;
+    locked.file("proxy.key", "Basic cHJvZ3JhbTprZXk=");
+    let locked = locked.start().await;
+    for (world, host, fields, status) in [
+        (&world, "api.example.com.:443", "", 403),
+        (&world, "localhost:443", "", 403),
+        (&world, "a.invalid:8443", "", 502),
+        (&world, "api.example.com:443", "content-length: 1\r\n", 400),
+        (&world, "api.example.com:443", "origin: https://evil.example\r\n", 403),
+        (&locked, "api.example.com:443", "", 407),
+        (&locked, "api.example.com:443", "proxy-authorization: x\r\n", 403),
+    ] {
+        let before = world.log().events().len();
+        let response = connect_on(&mut world.connect().await, host, fields).await.unwrap();
+        assert_eq!(response.status, status, "{host} {fields}: {}", response.text());
+        let line = eventually("its line in the access log", || async {
+            let mut new = world.log().events().split_off(before).into_iter();
+            new.find(|line| line["event"] == "access" && line["method"] == "CONNECT")
+        })
+        .await;
+        assert_eq!((&line["path"], &line["status"]), (&host.into(), &status.into()), "{line}");
+        assert_eq!(line["detail"], response.json()["detail"], "{line}");
+    }
+    // An opened one is named, too, and a password in its target is not.
+    let mut client = world.connect().await;
+    client
+        .wire
+        .send("CONNECT user:canary@api.example.com:443 HTTP/1.1\r\nhost: api.example.com:443\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(client.head().await.word(1), "400");
+    drop(inside(&world, HOST).await);
+    world
+        .log()
+        .wait("the opened CONNECT", |line| {
+            line.contains("\"path\":\"api.example.com:443\"") && line.contains("200")
+        })
+        .await;
+    assert!(!world.log().text().contains("canary"), "{}", world.log().text());
 }
 
 /// Of an address that a route names, no other spelling goes through unread.

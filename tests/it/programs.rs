@@ -222,12 +222,9 @@ async fn a_kept_value_that_the_issuer_refuses_is_printed_again_once() {
 
 #[tokio::test]
 async fn every_failure_says_what_happened_and_what_to_do() {
-    let cases: [(&str, &str, &str); 9] = [
-        (
-            "exit 3",
-            SECRET,
-            "program ./program: ended with exit code 3; what it wrote to stderr is in bearerd's log",
-        ),
+    let cases: [(&str, &str, &str); 10] = [
+        ("exit 3", SECRET, "program ./program: ended with exit code 3; it wrote nothing to stderr"),
+        ("echo why >&2; exit 3", SECRET, "exit code 3; what it wrote to stderr is in bearerd's log"),
         ("kill -9 $$", SECRET, "was ended by signal 9 (SIGKILL"),
         (":", SECRET, "printed nothing"),
         ("echo", SECRET, "printed nothing"),

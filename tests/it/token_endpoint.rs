@@ -401,7 +401,20 @@ async fn the_gate_may_be_the_authorization_that_oauth_clients_send() {
     let good = exchange(&world, request(&basic)).await;
     assert_eq!(good.json()["access_token"], "token-1");
     let wrong = format!("Basic {}", STANDARD.encode("corp:wrong"));
-    expect_error(&exchange(&world, request(&wrong)).await, 403, "invalid_client");
+    let missing = RawRequest::post("/token", "grant_type=client_credentials")
+        .header("Content-Type", "application/x-www-form-urlencoded");
+    for request in [request(&wrong), missing, RawRequest::get("/token/corp")] {
+        let response = exchange(&world, request).await;
+        let why = expect_error(&response, 401, "invalid_client");
+        assert!(why.contains("the header authorization "), "{why}");
+        assert_eq!(response.header("www-authenticate"), Some("Basic realm=\"bearerd\""));
+        let status = response.header("proxy-status").unwrap_or_default();
+        assert!(status.contains("caller_refused"), "{status}");
+    }
+    // What no other credentials would change stays 403, without a challenge.
+    let page = exchange(&world, request(&basic).header("Origin", "https://evil.test")).await;
+    expect_error(&page, 403, "invalid_client");
+    assert_eq!(page.header("www-authenticate"), None);
 }
 
 #[tokio::test]

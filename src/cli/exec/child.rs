@@ -22,12 +22,39 @@ use super::{Environment, orphans};
 use crate::app::with_inherited_limits;
 use crate::cli::{Exit, Failure, runtime};
 
-/// What is passed on to the program. Those that stop and continue it reach it by its process group. `SIGWINCH` ends some servers
-/// in order (`STOPSIGNAL` of Apache's image).
-const PASSED_ON: [Signal; 7] =
-    [Signal::INT, Signal::QUIT, Signal::TERM, Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH];
-/// Those that a terminal sends to its whole foreground group.
-const FROM_TERMINAL: [Signal; 3] = [Signal::INT, Signal::QUIT, Signal::WINCH];
+/// What is passed on to the program, beside the real-time signals: all that would end bearerd alone, but those of a fault of its
+/// own (`SIGSEGV` and such) and `SIGPIPE`, which says that its own output is closed. `SIGWINCH` ends some servers in order
+/// (`STOPSIGNAL` of Apache's image). `SIGTSTP` stays as it is: a program without a shell above it must not stop.
+const NAMED: [Signal; 14] = [
+    Signal::INT,
+    Signal::QUIT,
+    Signal::TERM,
+    Signal::HUP,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::WINCH,
+    Signal::CONT,
+    Signal::ABORT,
+    Signal::ALARM,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::XCPU,
+    Signal::XFSZ,
+];
+/// Those that a terminal or its shell sends to the whole foreground group.
+const FROM_TERMINAL: [Signal; 4] = [Signal::INT, Signal::QUIT, Signal::WINCH, Signal::CONT];
+
+/// Those that end a process on Linux alone.
+#[cfg(target_os = "linux")]
+fn of_linux() -> impl Iterator<Item = Signal> {
+    use rustix_libc_wrappers::process::SignalExt;
+    [Signal::IO, Signal::POWER, Signal::STKFLT].into_iter().chain((0..).map_while(Signal::rt))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn of_linux() -> impl Iterator<Item = Signal> {
+    std::iter::empty()
+}
 
 /// The signals that bearerd was told to ignore, as `nohup` does. A program inherits this, so bearerd does not touch them.
 pub(super) struct IgnoredSignals(u64);
@@ -78,16 +105,19 @@ const STEP: &str = "__exec-step";
 
 /// Only a process itself can say that it ends with its parent, so bearerd starts itself first, and becomes the program then.
 fn start(program: &OsStr, arguments: &[OsString], environment: &Environment) -> io::Result<Child> {
-    let spawn = |mut command: Command| {
-        environment.apply(&mut command);
-        tokio::process::Command::from(command).spawn()
-    };
+    let mut command = first_step(program);
+    command.args(arguments);
+    environment.apply(&mut command);
+    tokio::process::Command::from(command).spawn()
+}
+
+fn first_step(program: &OsStr) -> Command {
     if !Path::new(OURSELVES).exists() {
-        return run_or_shell(program, arguments, spawn);
+        return Command::new(program);
     }
     let mut command = Command::new(OURSELVES);
-    command.arg0("bearerd").arg(STEP).arg(std::process::id().to_string()).arg(program).args(arguments);
-    spawn(command)
+    command.arg0("bearerd").arg(STEP).arg(std::process::id().to_string()).arg(program);
+    command
 }
 
 /// Becomes the program, if these are the arguments of this step. It gets SIGTERM if bearerd ends before it.
@@ -105,30 +135,20 @@ pub(in crate::cli) fn second_step(args: &[OsString]) -> Option<Result<Exit, Fail
     if !is_there() {
         return Some(Ok(Exit::Program(TERMINATED)));
     }
-    let Err(error) =
-        run_or_shell(program, arguments, |mut command| Err::<std::convert::Infallible, _>(command.exec()));
-    Some(Err(not_started(program, &error)))
+    Some(Err(not_started(program, &become_program(program, arguments))))
 }
 
 /// 128 + SIGTERM
 const TERMINATED: u8 = 143;
 
-/// Runs the program, or the shell with it if it is a script without `#!`, as `execvp` and every shell do.
-fn run_or_shell<T>(
-    program: &OsStr,
-    arguments: &[OsString],
-    run: impl Fn(Command) -> io::Result<T>,
-) -> io::Result<T> {
-    let with = |name: &OsStr, script: Option<PathBuf>| {
-        let mut command = Command::new(name);
-        command.args(script).args(arguments);
-        run(command)
-    };
-    match (with(program, None), found(program)) {
-        (Err(error), Some(script)) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
-            with("/bin/sh".as_ref(), Some(script))
+/// Returns only if the program cannot be run. A script without `#!` runs in the shell, as from any shell.
+fn become_program(program: &OsStr, arguments: &[OsString]) -> io::Error {
+    let error = Command::new(program).args(arguments).exec();
+    match found(program) {
+        Some(script) if error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => {
+            Command::new("/bin/sh").arg(script).args(arguments).exec()
         }
-        (ran, _) => ran,
+        _ => error,
     }
 }
 
@@ -146,7 +166,8 @@ fn not_started(program: &OsStr, error: &io::Error) -> Failure {
         ErrorKind::NotFound if found(program).is_some_and(|path| path.exists()) => {
             let why =
                 "its interpreter does not exist: is the first line (#!) right, and does it end with LF?";
-            (126, format!("it cannot be run: {why}"))
+            // As shells say it.
+            (127, format!("it cannot be run: {why}"))
         }
         ErrorKind::NotFound => (127, "there is no such program".to_owned()),
         _ => (126, format!("it cannot be run: {error}")),
@@ -162,7 +183,7 @@ fn exit(status: ExitStatus) -> Exit {
 
 fn listen(ignored: &IgnoredSignals) -> io::Result<UnboundedReceiver<Signal>> {
     let (sender, receiver) = unbounded_channel();
-    for signal in PASSED_ON.into_iter().filter(|signal| !ignored.has(*signal)) {
+    for signal in NAMED.into_iter().chain(of_linux()).filter(|signal| !ignored.has(*signal)) {
         let mut signals = unix::signal(SignalKind::from_raw(signal.as_raw()))?;
         let sender = sender.clone();
         tokio::spawn(async move { while signals.recv().await.is_some() && sender.send(signal).is_ok() {} });

@@ -3,10 +3,8 @@
 use http::{Method, header};
 
 use super::{ExplainedRequest, ListenerResult, Miss, Refusal, Target, by_route, caller_rules};
-use crate::config::{
-    Config, Credential, ForwardConfig, IssuerConfig, ListenerConfig, RouteConfig, Unmatched,
-};
-use crate::proxy::{DOTTED, host_key, in_usual_spelling, undotted};
+use crate::config::{Config, Credential, IssuerConfig, ListenerConfig, RouteConfig};
+use crate::proxy::{AskedHost, in_usual_spelling};
 use crate::route::host::{self, Authority};
 use crate::route::{RouteTable, path};
 
@@ -24,22 +22,16 @@ pub(super) fn by_forward_listener(
         request.method_refused().map_err(alone)?;
     }
     let target = asked(request, settings).map_err(alone)?;
-    let tls = target.https || connects;
-    let asked_host = in_usual_spelling(target.host.as_str().into());
-    let host = host_key(&asked_host, target.port, if tls { 443 } else { 80 });
+    let spelled = in_usual_spelling(target.host.as_str().into());
+    let asked = AskedHost { host: &spelled, port: target.port, https: target.https || connects };
+    let host = asked.key();
     let named = table.names_host(listener, &host);
-    let undotted = undotted(&target.host, target.port).filter(|_| !named && tls);
-    if undotted.is_some_and(|host| table.names_host(listener, &host)) {
-        return Err(alone(Refusal(403, "caller_refused", DOTTED.to_owned())));
-    }
-    if !named && tls && unmatched(settings) == Unmatched::Tunnel {
-        return Ok(responds(None, Vec::from([
-            "no route names this host, and forward.unmatched is \"tunnel\": bearerd passes the connection through unread, and adds no token"
-                .to_owned(),
-            "a tunnel never leads to this machine, to link-local addresses, or to metadata services".to_owned(),
-        ])));
-    }
-    let unserved = (!named).then(|| host_refused(settings, &host, tls));
+    let unread = asked.without_route(settings, |host| table.names_host(listener, host));
+    let unserved = match unread {
+        _ if named => None,
+        Err(why) => Some(Refusal(403, "caller_refused", why)),
+        Ok(()) => return Ok(passed_unread()),
+    };
     if !connects {
         return by_route(config, table, request, (listener, settings), (&host, false), unserved);
     }
@@ -51,8 +43,14 @@ pub(super) fn by_forward_listener(
     Ok(responds(Some(200), vec![why.to_owned()]))
 }
 
-fn unmatched(settings: &ListenerConfig) -> Unmatched {
-    settings.forward().map_or(Unmatched::Refuse, |ForwardConfig { unmatched, .. }| *unmatched)
+fn passed_unread() -> ListenerResult {
+    responds(None, Vec::from([
+        "no route names this host, and forward.unmatched is \"tunnel\": bearerd passes the connection through unread, and adds no token"
+            .to_owned(),
+        "a tunnel never leads to this machine, to link-local addresses, or to metadata services: if the name resolves to such an \
+         address, it is 403 `caller_refused`"
+            .to_owned(),
+    ]))
 }
 
 /// The host that the program asks for.
@@ -84,16 +82,6 @@ fn asked<'a>(request: &'a ExplainedRequest, settings: &ListenerConfig) -> Result
         }
         (false, false) => Err(refused("Host and the request's target name different hosts")),
     }
-}
-
-fn host_refused(settings: &ListenerConfig, host: &str, tls: bool) -> Refusal {
-    let or = match (tls, unmatched(settings)) {
-        (true, _) => "; or let other hosts through unread with forward = { unmatched = \"tunnel\" }",
-        (false, Unmatched::Tunnel) => "; only a CONNECT, so an https:// URL, goes through unread",
-        (false, Unmatched::Refuse) => "",
-    };
-    let why = format!("no route names the host `{host}`; add a [[route]] with it as `host`{or}");
-    Refusal(403, "caller_refused", why)
 }
 
 /// How the request of a program reaches the route.

@@ -93,7 +93,7 @@ impl Replaced {
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => format!(
                 "the user that runs bearerd may not write to the folder {folder} of `{key}`; let it, or choose another"
             ),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                 format!("there is no room for {path}; make some, or choose another `{key}`")
             }
             ErrorKind::IsADirectory => format!("`{key}` {path} is a folder; name a file"),

@@ -96,6 +96,8 @@ pub struct ForwardConfig {
     pub ca: CaConfig,
     /// Absolute.
     pub ca_bundle: Option<PathBuf>,
+    /// What says where the bundle is, for errors: the key, or the variable that names the folder for temporary files.
+    pub bundle_key: &'static str,
     /// Files with certificates that the bundle has too. Only for the bundle of [`ForProgram`].
     pub trusted: Vec<PathBuf>,
     pub unmatched: Unmatched,
@@ -145,7 +147,18 @@ impl Words for Unmatched {
     const WORDS: &'static [(&'static str, Self)] = &[("refuse", Self::Refuse), ("tunnel", Self::Tunnel)];
 }
 
+impl ForwardConfig {
+    /// The key of [`Self::ca_bundle`], and the variable if `bearerd exec` chose it.
+    pub const BUNDLE_KEY: &'static str = "forward.ca_bundle";
+    pub const BUNDLE_VARIABLE: &'static str = "TMPDIR";
+}
+
 impl ListenerConfig {
+    /// `bearerd exec` made it, so no file has its table.
+    pub fn is_made(&self) -> bool {
+        self.same_user
+    }
+
     pub fn serve(&self) -> Serve {
         match self.service {
             Service::Proxy => Serve::Proxy,

@@ -73,8 +73,9 @@ fn serve_program(listeners: &mut Listeners, program: &ForProgram) {
         if let Service::Forward(forward) = &mut config.service {
             any = true;
             if forward.ca_bundle.is_none() {
-                (forward.ca_bundle, forward.trusted) =
-                    (Some(program.bundle.clone()), program.trusted.clone());
+                forward.ca_bundle = Some(program.bundle.clone());
+                forward.bundle_key = ForwardConfig::BUNDLE_VARIABLE;
+                forward.trusted = program.trusted.clone();
             }
         }
     }
@@ -92,6 +93,7 @@ fn for_program(name: &str, program: &ForProgram) -> ListenerConfig {
     let forward = ForwardConfig {
         ca: CaConfig::Ephemeral,
         ca_bundle: Some(program.bundle.clone()),
+        bundle_key: ForwardConfig::BUNDLE_VARIABLE,
         trusted: program.trusted.clone(),
         unmatched: program.unmatched,
         egress: Egress::Env,
@@ -200,7 +202,8 @@ fn forward(at: &Place<'_>, raw: RawForward, report: &mut Report) -> Option<Forwa
     }
     let ca_bundle = raw.ca_bundle.and_then(|path| bundle(&at.key("ca_bundle"), path, report));
     let ca = ca(&at.key("ca"), raw.ca, report)?;
-    Some(ForwardConfig { ca, ca_bundle, trusted: Vec::new(), unmatched, egress })
+    let bundle_key = ForwardConfig::BUNDLE_KEY;
+    Some(ForwardConfig { ca, ca_bundle, bundle_key, trusted: Vec::new(), unmatched, egress })
 }
 
 fn ca(at: &Place<'_>, raw: Option<RawCa>, report: &mut Report) -> Option<CaConfig> {

@@ -36,9 +36,17 @@ impl Bundle {
     ///
     /// Without roots of the system there is only the authority, so programs can reach nothing but the routes' hosts.
     ///
+    /// `key`: what says where the file is, for errors.
+    ///
     /// # Errors
     /// Why a file was not written, and what to do.
-    pub fn write(&self, path: &Path, also: &[PathBuf], now: SystemTime) -> Result<(), String> {
+    pub fn write(
+        &self,
+        path: &Path,
+        key: &'static str,
+        also: &[PathBuf],
+        now: SystemTime,
+    ) -> Result<(), String> {
         let mut others = tls::system_certificates().unwrap_or_else(|error| {
             tracing::warn!(event = "ca.no_system_roots", %error, "the CA bundle holds only the CA");
             Vec::new()
@@ -49,10 +57,10 @@ impl Bundle {
             }
         }
         let all: Vec<&[u8]> = self.0.iter().chain(&others).map(AsRef::as_ref).collect();
-        let pkcs12 = pkcs12(&all).map_err(|error| format!("`forward.ca_bundle` as PKCS#12: {error}"))?;
+        let pkcs12 = pkcs12(&all).map_err(|error| format!("the CA bundle as PKCS#12: {error}"))?;
         let contents = [all.iter().map(|der| pem(der)).collect::<String>().into_bytes(), pkcs12, jks(&all)];
         for (path, content) in bundle_files(path).iter().zip(contents) {
-            let file = Replaced::new("forward.ca_bundle", path, MODE);
+            let file = Replaced::new(key, path, MODE);
             file.write(&content, now)?;
             file.sync()?;
         }
