@@ -267,10 +267,6 @@ impl Issuer {
         let now = self.clock.wall();
         let prover = self.config.dpop.as_ref().map(|dpop| self.keys.prover(dpop)).transpose();
         let prover = prover.map_err(|what| self.not_ready(NotReady(what)))?;
-        if let Some(prover) = &prover {
-            let own = self.keys.refuse_shared(prover, &self.config, client);
-            own.map_err(|what| self.not_ready(NotReady(what)))?;
-        }
         let inputs = Inputs::read(&self.config, client, fetch.key, &self.keys, now);
         let mut inputs = inputs.map_err(|what| self.not_ready(what))?;
         self.remark(&inputs.remarks);

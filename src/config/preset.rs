@@ -257,7 +257,7 @@ pub(crate) fn issuer_with_preset<'t>(
     drop_overridden(&mut below, table);
     let used = vars::used_in(preset, &below);
     let mut values = vars::values(&vars_at, preset, &used, report);
-    vars::refuse_contradictions(place, (&preset.issuer, &*table), &values, report);
+    vars::check_contradictions(place, (&preset.issuer, &*table), &values, report);
     let wrong = vars::check_urls(&vars_at, &below, &values, report);
     if wrong.is_empty() {
         vars::refuse_no_url(&vars_at, preset, &below, &mut values, report);

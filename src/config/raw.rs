@@ -570,8 +570,8 @@ fn alg_names() -> Vec<&'static str> {
 #[serde(default)]
 #[schemars(deny_unknown_fields, rename = "Dpop")]
 pub(crate) struct RawDpop {
-    /// The key. It must differ from the key that authenticates the client: otherwise bearerd sends no token request.
-    #[schemars(extend("x-errors" = "missing; the same reference as for a key of the client"))]
+    /// The key. It should differ from the key that authenticates the client, because some issuers refuse one key for both.
+    #[schemars(extend("x-errors" = "missing"))]
     pub private_key: Option<RawSigningKey>,
     /// The signature's algorithm. Default: depends on the key's type.
     #[schemars(extend("enum" = alg_names(), "x-errors" = "an HMAC algorithm such as HS256"))]

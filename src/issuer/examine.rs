@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_also_authenticates_the_client_makes_no_proofs() {
+    fn a_key_that_also_authenticates_the_client_is_reported() {
         let dpop = |key: &str| Some(DpopConfig { private_key: key_file(key), alg: None });
         let mut config = signing("ec-p256.pkcs8.pem");
         // The same key in another form.

@@ -65,23 +65,6 @@ impl KeyCache {
         self.dpop.get(&self.issuer, files.digest(), || prover(&files, dpop))
     }
 
-    /// Refuses a key for DPoP proofs that also authenticates the client.
-    pub(super) fn refuse_shared(
-        &self,
-        prover: &Prover,
-        config: &IssuerConfig,
-        client: &ClientCredential<'_>,
-    ) -> Result<(), String> {
-        // Whoever needs the signing key reports what is wrong with it.
-        let signing = self.signing(config, client).ok().flatten();
-        let chain = self.tls_chain(config);
-        let leaf = chain.as_ref().and_then(|(chain, _)| chain.first());
-        match shared_key(prover, signing.as_ref().map(|material| &material.key), leaf, client) {
-            Some(why) => Err(format!("dpop.private_key: {why}; {}", DpopConfig::OTHER_KEY)),
-            None => Ok(()),
-        }
-    }
-
     /// As [`tls_chain`], parsed once.
     pub(super) fn tls_chain(&self, config: &IssuerConfig) -> Option<(Arc<Vec<Certificate>>, String)> {
         let file = TlsCertificate::read(config)?;

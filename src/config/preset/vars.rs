@@ -101,7 +101,7 @@ pub(super) fn refuse_no_url(
 }
 
 /// Refuses a key beside the var that would fill it, with another value. `place`: the table that the operator wrote.
-pub(super) fn refuse_contradictions(
+pub(super) fn check_contradictions(
     place: &Place<'_>,
     (preset, written): (&DeTable<'_>, &DeTable<'_>),
     values: &Values,
@@ -115,14 +115,14 @@ pub(super) fn refuse_contradictions(
         let at = place.key(key);
         match (template.get_ref(), own.get_ref()) {
             (DeValue::Table(preset), DeValue::Table(own)) => {
-                refuse_contradictions(&at, (preset, own), values, report);
+                check_contradictions(&at, (preset, own), values, report);
             }
             (DeValue::String(template), own) => {
                 let var = template.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
                 let Some(var) = var.filter(|var| vars.key(var).is_written()) else { continue };
                 if values.get(var).map(String::as_str) != own.as_str() {
-                    let message = format!("contradicts `vars.{var}`, which would fill it");
-                    report.error(&at, message, "keep one of them");
+                    let message = format!("is used in place of `vars.{var}`, which says otherwise");
+                    report.warning(&at, message, "keep one of them");
                 }
             }
             _ => {}

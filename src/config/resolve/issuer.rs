@@ -89,13 +89,6 @@ pub(super) fn resolve(
         }
         tls.private_key = signing.private_key.clone().or_else(|| signing.certificate.clone());
     }
-    let of_client = [
-        ("private_key", signing.private_key.as_ref()),
-        ("standby.private_key", standby.as_ref().and_then(|standby| standby.private_key.as_ref())),
-        ("tls.private_key", tls.private_key.as_ref()),
-        ("tls.certificate", tls.certificate.as_ref()),
-    ];
-    refuse_shared_key(&place.key("dpop").key("private_key"), dpop.as_ref(), &of_client, report);
     let refresh_at = raw.refresh_at.unwrap_or(RawIssuer::REFRESH_AT);
     if !(refresh_at > 0.0 && refresh_at <= 1.0) {
         report.error(
@@ -840,19 +833,4 @@ fn dpop(at: &Place<'_>, raw: Option<RawDpop>, report: &mut Report) -> Option<Dpo
     };
     let private_key = reference(&at.key("private_key"), raw, report)?;
     Some(DpopConfig { private_key, alg })
-}
-
-/// Refuses the same reference for the key of DPoP proofs and a key of the client. A token request compares the keys themselves.
-fn refuse_shared_key(
-    at: &Place<'_>,
-    dpop: Option<&DpopConfig>,
-    of_client: &[(&str, Option<&Source>)],
-    report: &mut Report,
-) {
-    let shared = |dpop: &DpopConfig| {
-        of_client.iter().find(|(_, source)| source.is_some_and(|source| *source == dpop.private_key))
-    };
-    if let Some((key, _)) = dpop.and_then(shared) {
-        report.error(at, DpopConfig::same_key(key), DpopConfig::OTHER_KEY);
-    }
 }

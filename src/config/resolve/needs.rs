@@ -1,4 +1,4 @@
-//! What presets leave to the operator: scopes, parameters, and header fields without which a token request cannot succeed.
+//! What presets leave to the operator: scopes, parameters, and header fields without which a token request hardly succeeds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,10 +55,8 @@ fn tell(issuer: &IssuerConfig, place: &Place<'_>, need: &PresetKey, where_to: &s
     let at = need.key.split('.').fold(place.clone(), |at, key| at.key(key));
     let message = format!("is missing, and preset `{preset}` requires it: {}", need.about);
     let hint = format!("{} = {}, {where_to}", need.key, need.example);
-    // Some servers have default scopes, or a default audience. None can do without a parameter of this name.
-    if need.key.contains('.') {
-        report.error(&at, message, hint);
-    } else if !report.problems.iter().any(|problem| problem.severity == Severity::Error) {
+    // Some servers have defaults.
+    if !report.problems.iter().any(|problem| problem.severity == Severity::Error) {
         report.warning(&at, message, hint);
     }
 }

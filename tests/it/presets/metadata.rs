@@ -354,14 +354,17 @@ async fn a_scope_stands_for_its_resource() {
         world.get("/").await.expect_status(200);
         assert_eq!(world.issuer().request(1).await.target(), service.target, "{scope}");
     }
-    // The resource itself may stand beside it, if it is the same.
-    let issuer = "params.resource = \"s\"\nvars.scope = \"s/.default\"";
-    let world = Service { issuer, ..AZURE_VM }.setup(of_azure_vm()).await.start().await;
-    world.get("/").await.expect_status(200);
-    let request = world.issuer().request(1).await;
-    let query = request.target().split_once('?').unwrap().1;
-    let sent: Vec<_> = query.split('&').filter_map(|pair| pair.strip_prefix("resource=")).collect();
-    assert_eq!(sent, ["s"]);
+    // The resource itself goes before it, and without either nothing is sent in its place.
+    for (issuer, resource) in
+        [("params.resource = \"r\"\nvars.scope = \"s/.default\"", &["r"][..]), ("", &[])]
+    {
+        let world = Service { issuer, ..AZURE_VM }.setup(of_azure_vm()).await.start().await;
+        world.get("/").await.expect_status(200);
+        let request = world.issuer().request(1).await;
+        let query = request.target().split_once('?').unwrap().1;
+        let sent: Vec<_> = query.split('&').filter_map(|pair| pair.strip_prefix("resource=")).collect();
+        assert_eq!(sent, resource, "{issuer}");
+    }
 }
 
 const IDENTITY_NOT_FOUND: &str = r#"{"error":"invalid_request","error_description":"Identity not found"}"#;
@@ -506,7 +509,7 @@ async fn an_address_that_is_none_of_this_machine_is_told_with_where_it_comes_fro
 async fn a_missing_resource_is_told_by_the_key() {
     let missing =
         r#"{"error":"invalid_request","error_description":"Required query variable 'resource' is missing"}"#;
-    let service = Service { issuer: "params.resource = \"\"", ..AZURE_VM };
+    let service = Service { issuer: "", ..AZURE_VM };
     let detail = ["give the API's URI as resource: params = { resource = \"…\" } of [issuer.corp]"];
     service.refused(json(400, missing), 502, "token_refused", &detail).await;
 }
