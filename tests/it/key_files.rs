@@ -60,7 +60,7 @@ const LISTENER: &str = "tls = { certificate = { file = \"server.pem\" }, private
 const TOWARD: &str = "tls = { ca = { file = \"ca.pem\" }, certificate = { file = \"own.pem\" }, private_key = { file = \"own.key\" } }";
 const ISSUER: &str = "# client_secret\nclient_auth = \"private_key_jwt\"\nprivate_key = { file = \"own.key\" }\n\
                       certificate = { file = \"own.pem\" }\njwt = { certificate_headers = [\"x5t#S256\"] }\n\
-                      dpop = { private_key = { file = \"own.key\" } }";
+                      dpop = { private_key = { file = \"proofs.key\" } }";
 
 /// What variables, editors and pipelines make of PEM.
 const MADE_OF_IT: [fn(&str) -> String; 5] = [
@@ -80,7 +80,8 @@ async fn keys_and_certificates_are_read_alike_wherever_they_are() {
         setup.issuer.always_this(RawResponse::json(&grant));
         let (server, own) = (localhost(), ca().issue(&["client-1"]));
         setup.file("ca.pem", change(&ca().pem));
-        for (name, identity) in [("server", &server), ("own", &own)] {
+        let proofs = ca().issue(&["proofs"]);
+        for (name, identity) in [("server", &server), ("own", &own), ("proofs", &proofs)] {
             setup.file(&format!("{name}.pem"), change(&identity.certificate_pem));
             let key = setup.file(&format!("{name}.key"), change(&identity.key_pem));
             std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();

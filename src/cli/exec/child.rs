@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getpgrp, getpid, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getpgrp, getpid, getppid, kill_process};
 use rustix::termios::tcgetpgrp;
 use tokio::process::Child;
 use tokio::signal::unix::{self, SignalKind};
@@ -128,14 +128,25 @@ pub(in crate::cli) fn second_step(args: &[OsString]) -> Option<Result<Exit, Fail
     }
     let is_there =
         || getppid().is_some_and(|now| now.as_raw_nonzero().to_string() == *parent.to_string_lossy());
-    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
-        return Some(Err(not_started(program, &error.into())));
+    if let Err(error) = end_with_parent() {
+        return Some(Err(not_started(program, &error)));
     }
     // It may have ended before it was asked for.
     if !is_there() {
         return Some(Ok(Exit::Program(TERMINATED)));
     }
     Some(Err(not_started(program, &become_program(program, arguments))))
+}
+
+#[cfg(target_os = "linux")]
+fn end_with_parent() -> io::Result<()> {
+    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?)
+}
+
+/// Other systems cannot, and have no [`OURSELVES`].
+#[cfg(not(target_os = "linux"))]
+fn end_with_parent() -> io::Result<()> {
+    Ok(())
 }
 
 /// 128 + SIGTERM
