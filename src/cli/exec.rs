@@ -128,14 +128,15 @@ impl Drop for Folder {
 }
 
 /// User and password of the proxy, which only the program's variables carry.
-fn random_key() -> Result<String, Failure> {
+/// A user and a password that nobody can guess.
+pub(super) fn random_key() -> Result<String, Failure> {
     let mut bytes = [0_u8; 32];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| no("the machine gives no random numbers".to_owned()))?;
     let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(format!("bearerd:{password}"))
 }
 
-fn basic(userinfo: &str) -> Secret {
+pub(super) fn basic(userinfo: &str) -> Secret {
     Secret::from(format!("Basic {}", STANDARD.encode(userinfo)))
 }
 

@@ -86,6 +86,9 @@ async fn handshake(
         let first = tokio::select! {
             first = socket.fill_buf() => first?.first().copied(),
             () = drain.begun() => return Err(io::Error::other("the listener stops, and nothing has come yet")),
+            () = tls.opened.withdrawn() => {
+                return Err(io::Error::other("a reload refuses the CONNECT, and nothing has come yet"));
+            }
         };
         if first.is_some_and(|first| first != HANDSHAKE) {
             explain(&mut socket).await?;

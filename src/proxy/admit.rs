@@ -327,6 +327,17 @@ impl ListenerRules {
         Self { config: Arc::clone(config), metrics, require_header }
     }
 
+    /// The same rules, with another header field in place of `require_header`.
+    #[must_use]
+    pub fn requiring(&self, name: HeaderName, value: Secret) -> Self {
+        let required = RequiredHeader { name, value: Ok(Arc::new(value)) };
+        Self {
+            config: Arc::clone(&self.config),
+            metrics: Arc::clone(&self.metrics),
+            require_header: Some(Arc::new(required)),
+        }
+    }
+
     /// Checks the caller's address, the browser page that sent the request, and the required header field. `authority` is
     /// the host that the request is for.
     ///

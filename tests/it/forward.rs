@@ -892,6 +892,15 @@ async fn a_reload_ends_an_unread_tunnel_that_the_new_rules_refuse() {
     }
 }
 
+#[tokio::test]
+async fn a_reload_ends_a_connect_in_which_nothing_has_come_yet() {
+    let mut world = forward().await.limits("header_timeout = \"0s\"").start().await;
+    let mut wire = connect(&world, &format!("{HOST}:443")).await;
+    world.change(|text| text.replace("serve = ", "allow = [\"10.0.0.0/8\"]\nserve = "));
+    world.reload().await;
+    assert!(within("the end of the CONNECT", wire.closed()).await);
+}
+
 /// Over HTTP/2, a connection may be older than the config.
 #[tokio::test]
 async fn a_connect_on_an_older_connection_gets_the_certificate_of_a_new_host() {

@@ -12,8 +12,8 @@ use http::header::PROXY_AUTHORIZATION;
 use super::report::{ForwardReport, UpstreamReport};
 use super::{Bounds, Planned, connect_upstream};
 use crate::app::{self, Alone};
-use crate::cli::ca;
 use crate::cli::healthcheck::reachable;
+use crate::cli::{ca, exec};
 use crate::config::{
     Address, Config, ConnectionConfig, Egress, HeaderCase, HostPattern, ListenerConfig, Protocol, Roots,
     Source, TlsOptions, UpstreamTarget,
@@ -37,6 +37,7 @@ struct Way {
     route: String,
     /// Without brackets, and its port.
     host: (String, u16),
+    /// For the running process.
     userinfo: Option<Source>,
     /// Address and CA in the process that runs with this config.
     running: Option<(SocketAddr, String)>,
@@ -61,7 +62,6 @@ fn way(config: &Config, index: usize, listener: &ListenerConfig) -> Result<Way, 
     else {
         return Err("no route names a host for it".to_owned());
     };
-    let userinfo = userinfo(listener)?;
     let running = match listener.address {
         Address::Tcp(address) if listener.tls.is_none() => {
             ca::of_running(config, listener).map(|found| (reachable(address), found))
@@ -71,6 +71,7 @@ fn way(config: &Config, index: usize, listener: &ListenerConfig) -> Result<Way, 
     if running.is_none() && !serves_this_machine(listener) {
         return Err("no bearerd runs with this config, and `allow` does not have 127.0.0.1".to_owned());
     }
+    let userinfo = running.as_ref().map_or(Ok(None), |_| userinfo(listener))?;
     Ok(Way { index, route: route.name.to_string(), host: host(pattern), userinfo, running })
 }
 
@@ -137,7 +138,7 @@ pub(super) async fn connect(config: &Arc<Config>, it: Try, bounds: Bounds) -> Fo
         Err(why) => return ForwardReport { listener, ..untried(why) },
     };
     let running = way.running.is_some();
-    let through = match way.running.take().map_or_else(|| served_here(config, way.index), Ok) {
+    let through = match way.running.take().map_or_else(|| served_here(config, &mut way), Ok) {
         Ok((_, ca)) if ca.is_empty() => {
             return ForwardReport { listener, ..untried("the files of its CA are missing".to_owned()) };
         }
@@ -149,9 +150,11 @@ pub(super) async fn connect(config: &Arc<Config>, it: Try, bounds: Bounds) -> Fo
     ForwardReport { listener, ok, running, url: Some(upstream), protocol, ms, tls, error, untried: None }
 }
 
-/// The same listener in this process, by the code of `run`.
-fn served_here(config: &Arc<Config>, index: usize) -> Result<(SocketAddr, String), String> {
-    let Alone { address, trust } = app::serve_alone(config, index)?;
+/// The same listener in this process, by the code of `run`, for nobody else.
+fn served_here(config: &Arc<Config>, way: &mut Way) -> Result<(SocketAddr, String), String> {
+    let key = exec::random_key().map_err(|failure| failure.message)?;
+    let Alone { address, trust } = app::serve_alone(config, way.index, exec::basic(&key))?;
+    way.userinfo = Some(Source::literal(key));
     Ok((address, trust))
 }
 

@@ -231,15 +231,17 @@ pub(crate) fn host(text: &str) -> Result<HostPattern, Wrong> {
 /// Hosts are compared as text, and an IPv6 address has many spellings.
 fn usual_spelling(host: &str) -> Result<(), Wrong> {
     let address = host.strip_prefix('[').and_then(|rest| rest.split_once(']'));
-    let Some((Ok(usual), written)) = address.map(|(text, _)| (text.parse::<Ipv6Addr>(), text)) else {
+    let Some((Ok(address), written)) = address.map(|(text, _)| (text.parse::<Ipv6Addr>(), text)) else {
         return Ok(());
     };
-    if usual.to_string().eq_ignore_ascii_case(written) {
-        return Ok(());
-    }
+    let usual = match address.to_canonical() {
+        IpAddr::V4(mapped) => mapped.to_string(),
+        IpAddr::V6(_) if address.to_string().eq_ignore_ascii_case(written) => return Ok(()),
+        IpAddr::V6(usual) => format!("[{usual}]"),
+    };
     Err(wrong(
         format!("{} is not the usual spelling of this address", quoted(host)),
-        format!("write [{usual}]"),
+        format!("write {usual}"),
     ))
 }
 
@@ -489,6 +491,8 @@ mod tests {
         assert_eq!(host("[::1]"), Ok(HostPattern::Exact("[::1]".into())));
         assert_eq!(host("[2001:DB8::5]:8443"), Ok(HostPattern::Exact("[2001:db8::5]:8443".into())));
         assert_eq!(host("[2001:0db8:0::5]").unwrap_err().hint, "write [2001:db8::5]");
+        assert_eq!(host("[::ffff:10.1.2.3]").unwrap_err().hint, "write 10.1.2.3");
+        assert_eq!(host("[::ffff:a01:203]:8443").unwrap_err().hint, "write 10.1.2.3");
         for text in
             ["", "*", "*.", "a.*.b", "*a.b", "**.a", "a:80", "https://a", "a/b", "a b", "a.", "é", "[zz]"]
         {
