@@ -430,6 +430,9 @@ async fn signals_are_passed_on() {
         ("USR2", Signal::USR2),
         ("WINCH", Signal::WINCH),
     ] {
+        if !is_heard(signal.as_raw()) {
+            continue;
+        }
         let mut program = Program::start(&setup, &[], TRAPS);
         assert_eq!(program.line().await, "ready");
         for _ in 0..2 {
@@ -439,6 +442,14 @@ async fn signals_are_passed_on() {
         let (code, rest, errors) = program.end().await;
         assert_eq!((code, &*rest, &*errors), (3, "", ""), "{name}");
     }
+}
+
+/// Whoever starts the tests may have them ignore signals (`nohup`), and then bearerd and its programs ignore them too.
+fn is_heard(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
+    ignored >> (signal - 1) & 1 == 0
 }
 
 /// Its proxy is gone then.
@@ -473,8 +484,11 @@ async fn a_program_is_bearerds_own_child_with_its_own_name() {
 async fn every_signal_that_would_end_bearerd_is_passed_on() {
     use rustix_libc_wrappers::process::SignalExt;
     let setup = setup().await;
-    let numbers: Vec<i32> =
-        [1, 2, 3, 6, 10, 12, 14, 16, 18, 24, 25, 26, 27, 28, 29, 30].into_iter().chain(34..=64).collect();
+    let numbers: Vec<i32> = [1, 2, 3, 6, 10, 12, 14, 16, 18, 24, 25, 26, 27, 28, 29, 30]
+        .into_iter()
+        .chain(34..=64)
+        .filter(|number| is_heard(*number))
+        .collect();
     let names = numbers.iter().map(i32::to_string).collect::<Vec<_>>().join(" ");
     let script = format!(
         "for s in {names}; do trap \"echo got $s\" $s; done; trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done"

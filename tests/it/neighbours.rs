@@ -75,8 +75,9 @@ impl Scene {
     /// While what `misbehave` began goes on, the neighbour is served as before, and the process takes no more than
     /// `memory` KiB. What it gives is kept meanwhile.
     async fn unharmed<G>(&mut self, what: &str, memory: u64, misbehave: impl AsyncFn(&World) -> G) {
-        let before = self.world.peak_memory();
         for tries in (0..TRIES).rev() {
+            // What an earlier try left behind is no part of this one.
+            let before = self.world.peak_memory();
             let alone = self.neighbour.p99().await;
             let going_on = misbehave(&self.world).await;
             let beside = self.neighbour.p99().await;
