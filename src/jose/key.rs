@@ -68,9 +68,9 @@ impl PrivateKey {
     /// A key that stays in its device.
     ///
     /// # Errors
-    /// Its public half is damaged.
+    /// Its public half is damaged, or it is too short.
     pub fn in_device(key: &Arc<DeviceKey>) -> Result<Self, KeyError> {
-        Self::new(Pair::Device(Arc::clone(key)), Identity::default(), Vec::new())
+        Self::new(Pair::in_device(key)?, Identity::default(), Vec::new())
     }
 
     /// The device that holds the key, if one does.

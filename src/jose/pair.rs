@@ -146,6 +146,14 @@ impl Pair {
         Ed25519KeyPair::from_seed_and_public_key(seed, public).map(Self::Ed25519).map_err(damaged)
     }
 
+    pub(super) fn in_device(key: &Arc<DeviceKey>) -> Result<Self, KeyError> {
+        let public = key.public();
+        if public.curve.is_none() {
+            check_rsa_size(rsa_public(&public.key).map_err(damaged)?.0)?;
+        }
+        Ok(Self::Device(Arc::clone(key)))
+    }
+
     fn kind(&self) -> Kind {
         match self {
             Self::Rsa { pss_only, .. } => Kind::Rsa { pss_only: *pss_only },

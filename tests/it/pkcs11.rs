@@ -272,6 +272,7 @@ fn spied(setup: Setup) -> Setup {
     let path = |name: &str| setup.folder().join(name).to_str().unwrap().to_owned();
     let files = [
         ("SPY_LOGINS", path("logins")),
+        ("SPY_SIGNATURES", path("signatures")),
         ("SPY_HANGS", path("hangs")),
         ("SPY_REMOVED", path("removed")),
         ("SPY_BROKEN", path("broken")),
@@ -283,8 +284,21 @@ fn through_spy(setup: &Setup, keys: &str) -> String {
     keys.replace(MODULE, setup.folder().join("spy.so").to_str().unwrap())
 }
 
+fn lines(world: &World, file: &str) -> usize {
+    std::fs::read_to_string(world.folder().join(file)).unwrap_or_default().lines().count()
+}
+
 fn logins(world: &World) -> usize {
-    std::fs::read_to_string(world.folder().join("logins")).unwrap_or_default().lines().count()
+    lines(world, "logins")
+}
+
+/// A second issuer, which binds tokens to the key of a URI, and its route.
+fn second(uri: &str) -> String {
+    format!(
+        "[issuer.second]\ntoken_url = \"{{issuer}}/token\"\nclient_id = \"c2\"\nclient_auth = \"none\"\n\
+         dpop = {{ private_key = {{ pkcs11 = \"{uri}\" }} }}\n[[route]]\nname = \"second\"\n\
+         upstream = \"{{upstream}}\"\nissuer = \"second\"\npath_prefix = \"/second\""
+    )
 }
 
 #[tokio::test]
@@ -392,6 +406,72 @@ async fn a_module_that_lost_its_device_is_initialized_anew() {
     eventually("a signature", || async { (world.get("/").await.status == 200).then_some(()) }).await;
 }
 
+/// From then on, its handles are those of other keys.
+#[tokio::test]
+#[ignore = "needs softhsm2-util, pkcs11-tool"]
+async fn each_of_two_keys_signs_as_itself_after_the_module_is_initialized_anew() {
+    let (setup, device) = bound("ec-p256").await;
+    device.tool(&["--keypairgen", "--key-type", "EC:prime256v1", "--label", "other", "--id", "09"]);
+    let setup = spied(setup.more(&second(&uri("other"))));
+    let text = through_spy(&setup, &setup.config());
+    let world = setup.whole(&text).start().await;
+    let expect_proofs = async || {
+        world.get("/second").await.expect_status(200);
+        let proof = world.upstream().last().header("dpop").unwrap().to_owned();
+        let before = lines(&world, "signatures");
+        world.get("/").await.expect_status(200);
+        expect_proof(&world.upstream().last(), "ec-p256", "ES256");
+        (verify_with_its_own_key(&proof), lines(&world, "signatures") - before)
+    };
+    world.get("/").await.expect_status(200);
+    let (other, _) = expect_proofs().await;
+    world.file("broken", "");
+    assert_eq!(expect_proofs().await, (other, 1), "and no key signs for the other one");
+    assert!(!world.folder().join("broken").exists(), "it was initialized anew");
+}
+
+/// Returns the key.
+fn verify_with_its_own_key(proof: &str) -> serde_json::Value {
+    let header = jsonwebtoken::decode_header(proof).unwrap();
+    let jwk = serde_json::to_value(header.jwk.unwrap()).unwrap();
+    verify(proof, &jwk.to_string(), "ES256");
+    jwk
+}
+
+/// Debian installs SoftHSM under two paths.
+#[tokio::test]
+#[ignore = "needs softhsm2-util, pkcs11-tool"]
+async fn a_module_under_two_paths_is_not_initialized_anew_while_it_signs() {
+    let (setup, _device) = bound("ec-p256").await;
+    let link = setup.folder().join("link.so");
+    std::os::unix::fs::symlink("spy.so", &link).unwrap();
+    let absent = uri("ec-p256").replace("token=t", "token=absent").replace(MODULE, link.to_str().unwrap());
+    let setup = spied(setup.more(&second(&absent)));
+    let text = through_spy(&setup, &setup.config());
+    let world = setup.whole(&text).start().await;
+    let expect_absence = async || {
+        let response = world.get("/second").await;
+        response.expect_problem(503, "token_unavailable");
+        assert!(response.text().contains("no token fits pkcs11:token=absent"), "{}", response.text());
+    };
+    world.file("hangs", "");
+    let first = async {
+        world.get("/").await.expect_status(200);
+        expect_proof(&world.upstream().last(), "ec-p256", "ES256");
+    };
+    let meanwhile = async {
+        eventually("a signature", || async { (lines(&world, "signatures") > 0).then_some(()) }).await;
+        expect_absence().await;
+        std::fs::remove_file(world.folder().join("hangs")).unwrap();
+    };
+    tokio::join!(first, meanwhile);
+    for _ in 0..8 {
+        expect_absence().await;
+        world.get("/").await.expect_status(200);
+        expect_proof(&world.upstream().last(), "ec-p256", "ES256");
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs softhsm2-util, pkcs11-tool"]
 async fn a_module_that_hangs_harms_nobody_else() {
@@ -437,8 +517,16 @@ async fn what_does_not_fit_is_said() {
         (signed("rsa").replace("&pin-source=file:pin", ""), "no private key without a login"),
         (signed("rsa").replace("file:pin", "file:nowhere"), "its PIN cannot be read"),
         (signed("rsa").replace("token=t", "serial=77"), "no token fits pkcs11:serial=77"),
+        (signed("short"), "the RSA key has 1024 bits; 2048 at least are needed"),
+        (signed("mixed"), "the signature does not fit the public key that the token has for this key"),
     ] {
-        let (setup, _device) = with_keys().await;
+        let (setup, device) = with_keys().await;
+        device.import("rsa-1024", "short", "08");
+        // A certificate or public key of another key has this key's ID.
+        device.import("ec-p256", "mixed", "09");
+        device.tool(&["--delete-object", "--type", "pubkey", "--id", "09"]);
+        device.tool(&["--keypairgen", "--key-type", "EC:prime256v1", "--label", "other", "--id", "09"]);
+        device.tool(&["--delete-object", "--type", "privkey", "--label", "other"]);
         let world = setup.issuer(&keys).start().await;
         let detail = failure(&world).await;
         assert!(detail.contains(says) && !detail.contains("fix the file"), "{detail}");

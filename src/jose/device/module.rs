@@ -12,11 +12,12 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{self, Algorithm};
+use aws_lc_rs::signature::{self, VerificationAlgorithm};
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
 use cryptoki::mechanism::rsa::{PkcsMgfType, PkcsPssParams};
@@ -28,7 +29,7 @@ use cryptoki::types::RawAuthPin;
 use tokio::sync::Semaphore;
 
 use super::{KeyUri, Public};
-use crate::aside::Aside;
+use crate::aside::{Aside, SharedWork};
 use crate::clock::{Clock as _, SystemClock};
 use crate::jose::asn1::{OCTET_STRING, OID, Tlv};
 use crate::jose::{Alg, Certificate, KeyError, key};
@@ -50,8 +51,17 @@ const LISTED: usize = 8;
 /// The modules that were loaded. They are never unloaded, because a module may have threads of its own.
 static MODULES: Mutex<Vec<&'static Module>> = Mutex::new(Vec::new());
 
+/// Links to modules are followed here, each path on one thread, because a file system may hang.
+static LINKS: Aside = Aside::new("pkcs11-links", 8);
+static FOLLOWING: LazyLock<Arc<SharedWork<Result<PathBuf, String>>>> =
+    LazyLock::new(|| Arc::new(SharedWork::new(&LINKS)));
+
 struct Module {
+    /// With all links followed: under two paths, one library would be finalized while it is in use.
     path: PathBuf,
+    /// The paths in the config under which it was loaded. Their links are not followed again, so that an upgrade of the file
+    /// or a file system that hangs changes nothing.
+    names: Mutex<Vec<PathBuf>>,
     threads: Aside,
     /// One for each thread that is free.
     free: Arc<Semaphore>,
@@ -59,6 +69,8 @@ struct Module {
     moved: AtomicU64,
     /// When it was last initialized anew, by the same clock.
     restarted: AtomicU64,
+    /// How often it was finalized.
+    generation: AtomicU64,
     loaded: Mutex<Loaded>,
     /// Sessions that nobody uses at the moment.
     sessions: Mutex<Vec<(Slot, Session)>>,
@@ -136,9 +148,17 @@ pub(super) fn retry_refused_pins() {
     }
 }
 
+/// Where a key is. In a later generation of the module, the same handle may be another key's.
+#[derive(Clone, Copy)]
+struct Place {
+    generation: u64,
+    slot: Slot,
+    key: ObjectHandle,
+}
+
 /// A key that was found in a token.
 struct Found {
-    at: (Slot, ObjectHandle),
+    at: Place,
     public: Public,
 }
 
@@ -147,17 +167,19 @@ pub(super) struct OpenKey {
     module: &'static Module,
     uri: Arc<KeyUri>,
     pin: Option<Secret>,
-    at: Arc<ArcSwap<(Slot, ObjectHandle)>>,
+    at: Arc<ArcSwap<Place>>,
     pub(super) public: Public,
     replaced: Arc<AtomicBool>,
 }
 
 impl OpenKey {
     pub(super) async fn open(uri: KeyUri, pin: Option<Secret>) -> Result<Self, KeyError> {
-        let module = Module::of(uri.module());
+        let name = uri.module();
+        let module = Module::of(&name).await?;
         let uri = Arc::new(uri);
         let (wanted, given) = (Arc::clone(&uri), pin.clone());
         let found = module.run(OPEN_LIMIT, move |module| module.find_again(&wanted, given.as_ref())).await?;
+        module.is_known_as(name);
         let at = Arc::new(ArcSwap::from_pointee(found.at));
         Ok(Self { module, uri, pin, at, public: found.public, replaced: Arc::default() })
     }
@@ -167,11 +189,11 @@ impl OpenKey {
     }
 
     pub(super) async fn sign(&self, alg: Alg, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        let data = to_sign(alg, message)?;
+        let text = Text::new(alg, message)?;
         let (uri, pin, public) = (Arc::clone(&self.uri), self.pin.clone(), self.public.clone());
         let (at, replaced) = (Arc::clone(&self.at), Arc::clone(&self.replaced));
         let work = move |module: &'static Module| {
-            let first = module.sign(**at.load(), alg, &data);
+            let first = module.sign(**at.load(), &text, &public);
             if first.is_ok() {
                 return first;
             }
@@ -183,7 +205,7 @@ impl OpenKey {
                     return Err(Failure::Final("another key has taken its place in the device".to_owned()));
                 }
                 at.store(Arc::new(found.at));
-                module.sign(found.at, alg, &data)
+                module.sign(found.at, &text, &public)
             };
             match sign_again() {
                 Err(Failure::Lost(_)) if module.restart() => sign_again(),
@@ -195,23 +217,43 @@ impl OpenKey {
 }
 
 impl Module {
-    fn of(path: PathBuf) -> &'static Self {
+    async fn of(name: &Path) -> Result<&'static Self, KeyError> {
+        let known = lock(&MODULES)
+            .iter()
+            .copied()
+            .find(|module| lock(&module.names).iter().any(|known| known == name));
+        match known {
+            Some(known) => Ok(known),
+            None => Ok(Self::at(without_links(name).await?)),
+        }
+    }
+
+    fn at(path: PathBuf) -> &'static Self {
         let mut modules = lock(&MODULES);
         if let Some(known) = modules.iter().find(|module| module.path == path) {
             return known;
         }
         let new: &'static Self = Box::leak(Box::new(Self {
             path,
+            names: Mutex::default(),
             threads: Aside::new("pkcs11", THREADS),
             free: Arc::new(Semaphore::new(THREADS)),
             moved: AtomicU64::new(now_ms()),
             restarted: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
             loaded: Mutex::default(),
             sessions: Mutex::default(),
             refused: Mutex::default(),
         }));
         modules.push(new);
         new
+    }
+
+    fn is_known_as(&self, name: PathBuf) {
+        let mut names = lock(&self.names);
+        if !names.contains(&name) {
+            names.push(name);
+        }
     }
 
     /// Does `work` on a thread of this module.
@@ -258,7 +300,7 @@ impl Module {
         let mut loaded = lock(&self.loaded);
         let context = match &loaded.context {
             Some(context) => context.clone(),
-            None => Pkcs11::new(&self.path).map_err(|error| unloadable(&self.path, &error))?,
+            None => Pkcs11::new(&self.path).map_err(|error| not_loaded(&self.path, &error))?,
         };
         loaded.context = Some(context.clone());
         if !loaded.initialized {
@@ -281,6 +323,7 @@ impl Module {
             return false;
         }
         self.restarted.store(now, Ordering::Relaxed);
+        self.generation.fetch_add(1, Ordering::Relaxed);
         self.drop_sessions();
         let mut loaded = lock(&self.loaded);
         if let Some(context) = &loaded.context {
@@ -311,12 +354,22 @@ impl Module {
         lock(&self.sessions).push((slot, session));
     }
 
-    fn sign(&self, (slot, key): (Slot, ObjectHandle), alg: Alg, data: &[u8]) -> Result<Vec<u8>, Failure> {
-        let session = self.session(slot)?;
+    fn sign(&self, at: Place, text: &Text, public: &Public) -> Result<Vec<u8>, Failure> {
+        if at.generation != self.generation() {
+            return Err(Failure::Device("the module was initialized anew".to_owned()));
+        }
+        let session = self.session(at.slot)?;
         // A session that failed is not used again.
-        let signature = session.sign(&mechanism(alg, data), key, data)?;
-        self.keep(slot, session);
+        let signature = session.sign(&mechanism(text.alg, &text.data), at.key, &text.data)?;
+        self.keep(at.slot, session);
+        // A module may use the handle of a key that is gone for another key.
+        text.check(public, &signature)?;
         Ok(signature)
+    }
+
+    /// Stays the same as long as a thread of this module works.
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// Finds the key. If that fails, again: with new sessions, and then with a module that was initialized anew.
@@ -337,9 +390,10 @@ impl Module {
         let (slot, token) = find_token(&context, uri)?;
         let session = self.session(slot)?;
         self.log_in(&session, &token, pin)?;
-        let found = find_key(&session, slot, &token, uri, pin.is_some())?;
+        let key = find_key(&session, &token, uri, pin.is_some())?;
+        let public = public_half(&session, key)?;
         self.keep(slot, session);
-        Ok(found)
+        Ok(Found { at: Place { generation: self.generation(), slot, key }, public })
     }
 
     fn log_in(&self, session: &Session, token: &TokenInfo, pin: Option<&Secret>) -> Result<(), Failure> {
@@ -405,17 +459,38 @@ fn wrong_pin(token: &str) -> Failure {
     ))
 }
 
-fn unloadable(path: &Path, error: &Error) -> Failure {
-    let path = path.display();
+/// The file that a module is loaded from.
+async fn without_links(name: &Path) -> Result<PathBuf, KeyError> {
+    if !name.is_absolute() {
+        // The system looks for it in the folders of its libraries.
+        return Ok(name.to_owned());
+    }
+    let path = name.to_owned();
+    let following = FOLLOWING
+        .join(&name.to_string_lossy(), move || path.canonicalize().map_err(|error| error.to_string()));
+    match tokio::time::timeout(LIMIT, following.outcome()).await {
+        Ok(Ok(Ok(path))) => Ok(path),
+        Ok(Ok(Err(error))) => Err(KeyError(unloadable(name, &error))),
+        Ok(Err(error)) => Err(KeyError(error.to_string())),
+        Err(_) => Err(KeyError(unloadable(name, "its file system does not respond"))),
+    }
+}
+
+fn unloadable(path: &Path, why: &str) -> String {
+    format!(
+        "the module {} cannot be loaded ({why}): install it for this machine's architecture, and give its file as \
+         module-path",
+        path.display()
+    )
+}
+
+fn not_loaded(path: &Path, error: &Error) -> Failure {
     let why = match error {
         Error::LibraryLoading(error) => error.to_string(),
         Error::MissingSymbol(_) => "is not a PKCS#11 module".to_owned(),
         other => other.to_string(),
     };
-    Failure::Final(format!(
-        "the module {path} cannot be loaded ({why}): install it for this machine's architecture, and give its file as \
-         module-path"
-    ))
+    Failure::Final(unloadable(path, &why))
 }
 
 /// A name from a device.
@@ -472,18 +547,17 @@ fn find_token(context: &Pkcs11, uri: &KeyUri) -> Result<(Slot, TokenInfo), Failu
 
 fn find_key(
     session: &Session,
-    slot: Slot,
     token: &TokenInfo,
     uri: &KeyUri,
     logged_in: bool,
-) -> Result<Found, Failure> {
+) -> Result<ObjectHandle, Failure> {
     let any = vec![Attribute::Class(ObjectClass::PRIVATE_KEY)];
     let mut wanted = any.clone();
     wanted.extend(uri.object.as_ref().map(|label| Attribute::Label(label.clone().into_bytes())));
     wanted.extend(uri.id.clone().map(Attribute::Id));
     let token = quoted(token.label());
     match session.find_objects(&wanted)?.as_slice() {
-        [key] => Ok(Found { at: (slot, *key), public: public_half(session, *key)? }),
+        [key] => Ok(*key),
         [] => {
             let labels = labels(session, &any)?;
             let why = match (labels.is_empty(), logged_in) {
@@ -701,14 +775,48 @@ fn hash(alg: Alg) -> Result<&'static Algorithm, KeyError> {
     }
 }
 
-/// What the device signs. The hash is made here, because few devices take a text of any length.
-fn to_sign(alg: Alg, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-    let hash = hash(alg)?;
-    let digest = digest::digest(hash, message);
-    Ok(match alg {
-        Alg::Rs256 | Alg::Rs384 | Alg::Rs512 => digest_info(hash, digest.as_ref()),
-        _ => digest.as_ref().to_vec(),
-    })
+/// What is signed.
+struct Text {
+    alg: Alg,
+    message: Vec<u8>,
+    /// What the device signs. The hash is made here, because few devices take a text of any length.
+    data: Vec<u8>,
+}
+
+impl Text {
+    fn new(alg: Alg, message: &[u8]) -> Result<Self, KeyError> {
+        let hash = hash(alg)?;
+        let digest = digest::digest(hash, message);
+        let data = match alg {
+            Alg::Rs256 | Alg::Rs384 | Alg::Rs512 => digest_info(hash, digest.as_ref()),
+            _ => digest.as_ref().to_vec(),
+        };
+        Ok(Self { alg, message: message.to_vec(), data })
+    }
+
+    fn check(&self, public: &Public, signature: &[u8]) -> Result<(), Failure> {
+        verification(self.alg).verify_sig(&public.key, &self.message, signature).map_err(|_| {
+            Failure::Device(
+                "the signature does not fit the public key that the token has for this key: delete the public key or \
+                 certificate that is another key's, and import the right one with the same id"
+                    .to_owned(),
+            )
+        })
+    }
+}
+
+fn verification(alg: Alg) -> &'static dyn VerificationAlgorithm {
+    match alg {
+        Alg::Rs256 => &signature::RSA_PKCS1_2048_8192_SHA256,
+        Alg::Rs384 => &signature::RSA_PKCS1_2048_8192_SHA384,
+        Alg::Rs512 => &signature::RSA_PKCS1_2048_8192_SHA512,
+        Alg::Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
+        Alg::Ps384 => &signature::RSA_PSS_2048_8192_SHA384,
+        Alg::Ps512 => &signature::RSA_PSS_2048_8192_SHA512,
+        Alg::Es256 => &signature::ECDSA_P256_SHA256_FIXED,
+        Alg::Es384 => &signature::ECDSA_P384_SHA384_FIXED,
+        _ => &signature::ECDSA_P521_SHA512_FIXED,
+    }
 }
 
 fn mechanism(alg: Alg, data: &[u8]) -> Mechanism<'static> {
