@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::{Client, RawRequest, within};
+use super::{Client, RawRequest, eventually, within};
 
 const CONFIG: &str = "\
 global: { scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms }
@@ -69,6 +69,12 @@ impl Prometheus {
         let address = within("prometheus to listen", listening).await;
         // A full pipe would stop it.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        // It listens before its storage is ready.
+        eventually("prometheus to be ready", || async move {
+            let response = Client::tcp(address).await.exchange(&RawRequest::get("/-/ready")).await;
+            (response.status == 200).then_some(())
+        })
+        .await;
         Self { address, folder, targets: Mutex::default(), _child: child }
     }
 
