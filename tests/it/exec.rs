@@ -277,6 +277,10 @@ async fn other_variables_for_a_proxy_lead_to_bearerd_if_they_are_there() {
         (Some("http.proxy"), value("HTTPS_PROXY"))
     );
     assert_eq!((value("all_proxy"), value("npm_config_proxy")), (None, None));
+    // git takes this for 0.
+    let output = cli::run_with(setup.folder(), &["exec", "--", "env"], &[("GIT_CONFIG_COUNT", "")]).await;
+    let value = |name: &str| variable(&output.stdout, name);
+    assert_eq!((value("GIT_CONFIG_COUNT"), value("GIT_CONFIG_KEY_0")), (Some("1"), Some("http.proxy")));
 }
 
 #[tokio::test]
@@ -304,6 +308,55 @@ async fn what_the_user_trusts_stays_trusted() {
         certificates(&without) + 2,
         "the system's stay, and each is there once"
     );
+}
+
+/// Not as UTF-8 only, and with the proxy after what the user has.
+#[tokio::test]
+async fn the_users_own_settings_of_wget_come_first_in_a_private_file() {
+    let setup = setup().await;
+    let own = b"header = x-own: \xe9\nuse_proxy = off";
+    setup.file(".wgetrc", own);
+    let home = setup.folder().to_str().unwrap();
+    let args = ["exec", "--", "sh", "-c", "cp \"$WGETRC\" got; stat -c %a \"$WGETRC\"; env"];
+    let output = cli::run_with(setup.folder(), &args, &[("HOME", home)]).await;
+    output.expect_code(0);
+    assert!(output.stdout.starts_with("600\n") && output.stderr.is_empty(), "{}", output.all());
+    let got = std::fs::read(setup.folder().join("got")).unwrap();
+    let added = String::from_utf8(got.strip_prefix(own).unwrap().to_vec()).unwrap();
+    let proxy = variable(&output.stdout, "HTTPS_PROXY").unwrap();
+    let password = proxy.split(':').nth(2).unwrap().split('@').next().unwrap();
+    for line in [
+        "use_proxy = on",
+        &format!("http_proxy = {proxy}"),
+        &format!("https_proxy = {proxy}"),
+        "no_proxy =\nno_proxy = localhost,127.0.0.1,::1",
+        &format!("proxy_user = bearerd\nproxy_password = {password}"),
+    ] {
+        assert!(added.contains(&format!("\n{line}\n")), "{line}: {added}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_the_user_that_cannot_be_read_is_told_and_left_out() {
+    use rustix::fs::{CWD, Mode, mkfifoat};
+    let setup = setup().await;
+    let pipe = setup.folder().join("pipe");
+    mkfifoat(CWD, &pipe, Mode::RUSR).unwrap();
+    let env = [
+        ("WGETRC", "pipe"),
+        ("REQUESTS_CA_BUNDLE", "pipe"),
+        ("NODE_EXTRA_CA_CERTS", "/dev/zero"),
+        ("AWS_CA_BUNDLE", "missing.pem"),
+    ];
+    let output = cli::run_with(setup.folder(), &["exec", "--", "echo", "started"], &env).await;
+    output.expect_code(0);
+    assert_eq!(output.stdout, "started\n", "{}", output.stderr);
+    for (variable, _) in env {
+        let told = output.stderr.lines().find(|line| line.contains(variable));
+        let told = told.unwrap_or_else(|| panic!("{variable}: {}", output.stderr));
+        let why = if variable == "AWS_CA_BUNDLE" { "No such file" } else { "name a regular file" };
+        assert!(told.contains(why), "{told}");
+    }
 }
 
 /// A folder for temporary files that is relative to where the user is, with a blank in its name.
