@@ -34,8 +34,8 @@ struct Wanted {
     /// What says where it is, for errors.
     key: &'static str,
     bundle: Bundle,
-    /// Files whose certificates it has too.
-    also: Vec<PathBuf>,
+    /// Files whose certificates it has too, each with the variable that names it.
+    also: Vec<(&'static str, PathBuf)>,
 }
 
 impl Wanted {

@@ -53,7 +53,7 @@ pub(super) fn exec(common: &Common, options: &ExecOptions, refused: &[String]) -
     let running = serve(config, Options { log: Some(log), ..Options::default() }, refused)?;
     let address = running.addresses().listeners.get(&way.listener).cloned().unwrap_or_default();
     environment.set(&way.userinfo, &address, &way.bundle, &way.hosts);
-    environment.set_wgetrc(&folder.0, &way.bundle).map_err(|error| {
+    environment.set_wgetrc(&folder.0, &way.userinfo, &way.bundle).map_err(|error| {
         no(format!(
             "cannot write a file for wget to {}: {error}; set TMPDIR to another folder",
             folder.0.display()
@@ -122,7 +122,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // It holds no secret.
+        // The key in it is of no use any more.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

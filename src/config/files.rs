@@ -73,6 +73,12 @@ pub fn read(path: &Path, limit: u64) -> io::Result<Arc<Contents>> {
     READS.get(path, move |path| read_regular(path, limit).map(Arc::new))
 }
 
+/// Warns that `bearerd exec` does without a file of the user's, which this variable names.
+pub fn left_out(variable: &str, path: &Path, error: &io::Error) {
+    let path = path.display();
+    tracing::warn!(event = "exec.file_left_out", variable, %path, %error, "a file of the program is left out");
+}
+
 /// Reads a regular file of at most `limit` bytes that somebody else named. With all links followed, it must be below
 /// `folder`, and its name must end with `suffix`.
 ///

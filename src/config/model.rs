@@ -114,8 +114,8 @@ pub struct ForProgram {
     pub key: Source,
     /// The CA bundle of a forward listener that has none.
     pub bundle: PathBuf,
-    /// Files with what the program trusts already, for this bundle.
-    pub trusted: Vec<PathBuf>,
+    /// Files with what the program trusts already, for this bundle, each with the variable that names it.
+    pub trusted: Vec<(&'static str, PathBuf)>,
     /// What the made listener does with other hosts.
     pub unmatched: Unmatched,
     /// The file that the log goes to, absolute.

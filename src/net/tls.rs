@@ -12,6 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{
@@ -276,10 +277,17 @@ pub(super) fn system_certificates() -> Result<Vec<CertificateDer<'static>>, TlsS
     if read.certs.is_empty() { Err(no_system_roots(read.errors.first())) } else { Ok(read.certs) }
 }
 
-/// The certificates of a PEM file, or of the files in a folder. What cannot be read is left out, as programs do that trust them.
-pub(super) fn certificates_at(path: &Path) -> Vec<CertificateDer<'static>> {
-    let (file, folder) = if path.is_dir() { (None, Some(path)) } else { (Some(path), None) };
-    rustls_native_certs::load_certs_from_paths(file, folder).certs
+/// The certificates of a PEM file, or of the files in a folder. What is no certificate is left out, as programs do that trust them.
+pub(super) fn certificates_at(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let read = |path: &Path| {
+        let found = files::read(path, files::LARGEST_CONFIG)?;
+        Ok(CertificateDer::pem_reader_iter(found.bytes.as_slice()).flatten().collect())
+    };
+    if !files::state(path)?.is_dir() {
+        return read(path);
+    }
+    let names = files::names(path)?;
+    Ok(names.iter().filter_map(|name| read(&path.join(name)).ok()).flatten().collect())
 }
 
 fn server_builder() -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsSettingsError> {

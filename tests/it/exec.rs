@@ -1,12 +1,14 @@
 //! `bearerd exec -- COMMAND`: the program is as if bearerd were not there, except that its requests get tokens.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
@@ -275,6 +277,10 @@ async fn other_variables_for_a_proxy_lead_to_bearerd_if_they_are_there() {
         (Some("http.proxy"), value("HTTPS_PROXY"))
     );
     assert_eq!((value("all_proxy"), value("npm_config_proxy")), (None, None));
+    // git takes this for 0.
+    let output = cli::run_with(setup.folder(), &["exec", "--", "env"], &[("GIT_CONFIG_COUNT", "")]).await;
+    let value = |name: &str| variable(&output.stdout, name);
+    assert_eq!((value("GIT_CONFIG_COUNT"), value("GIT_CONFIG_KEY_0")), (Some("1"), Some("http.proxy")));
 }
 
 #[tokio::test]
@@ -302,6 +308,55 @@ async fn what_the_user_trusts_stays_trusted() {
         certificates(&without) + 2,
         "the system's stay, and each is there once"
     );
+}
+
+/// Not as UTF-8 only, and with the proxy after what the user has.
+#[tokio::test]
+async fn the_users_own_settings_of_wget_come_first_in_a_private_file() {
+    let setup = setup().await;
+    let own = b"header = x-own: \xe9\nuse_proxy = off";
+    setup.file(".wgetrc", own);
+    let home = setup.folder().to_str().unwrap();
+    let args = ["exec", "--", "sh", "-c", "cp \"$WGETRC\" got; stat -c %a \"$WGETRC\"; env"];
+    let output = cli::run_with(setup.folder(), &args, &[("HOME", home)]).await;
+    output.expect_code(0);
+    assert!(output.stdout.starts_with("600\n") && output.stderr.is_empty(), "{}", output.all());
+    let got = std::fs::read(setup.folder().join("got")).unwrap();
+    let added = String::from_utf8(got.strip_prefix(own).unwrap().to_vec()).unwrap();
+    let proxy = variable(&output.stdout, "HTTPS_PROXY").unwrap();
+    let password = proxy.split(':').nth(2).unwrap().split('@').next().unwrap();
+    for line in [
+        "use_proxy = on",
+        &format!("http_proxy = {proxy}"),
+        &format!("https_proxy = {proxy}"),
+        "no_proxy =\nno_proxy = localhost,127.0.0.1,::1",
+        &format!("proxy_user = bearerd\nproxy_password = {password}"),
+    ] {
+        assert!(added.contains(&format!("\n{line}\n")), "{line}: {added}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_the_user_that_cannot_be_read_is_told_and_left_out() {
+    use rustix::fs::{CWD, Mode, mkfifoat};
+    let setup = setup().await;
+    let pipe = setup.folder().join("pipe");
+    mkfifoat(CWD, &pipe, Mode::RUSR).unwrap();
+    let env = [
+        ("WGETRC", "pipe"),
+        ("REQUESTS_CA_BUNDLE", "pipe"),
+        ("NODE_EXTRA_CA_CERTS", "/dev/zero"),
+        ("AWS_CA_BUNDLE", "missing.pem"),
+    ];
+    let output = cli::run_with(setup.folder(), &["exec", "--", "echo", "started"], &env).await;
+    output.expect_code(0);
+    assert_eq!(output.stdout, "started\n", "{}", output.stderr);
+    for (variable, _) in env {
+        let told = output.stderr.lines().find(|line| line.contains(variable));
+        let told = told.unwrap_or_else(|| panic!("{variable}: {}", output.stderr));
+        let why = if variable == "AWS_CA_BUNDLE" { "No such file" } else { "name a regular file" };
+        assert!(told.contains(why), "{told}");
+    }
 }
 
 /// A folder for temporary files that is relative to where the user is, with a blank in its name.
@@ -484,17 +539,21 @@ async fn a_program_is_bearerds_own_child_with_its_own_name() {
 async fn every_signal_that_would_end_bearerd_is_passed_on() {
     use rustix_libc_wrappers::process::SignalExt;
     let setup = setup().await;
-    let numbers: Vec<i32> = [1, 2, 3, 6, 10, 12, 14, 16, 18, 24, 25, 26, 27, 28, 29, 30]
+    let numbers: Vec<i32> = [1, 2, 3, 6, 10, 12, 14, 16, 18, 26, 27, 28, 29, 30]
         .into_iter()
         .chain(34..=64)
         .filter(|number| is_heard(*number))
         .collect();
     let names = numbers.iter().map(i32::to_string).collect::<Vec<_>>().join(" ");
     let script = format!(
-        "for s in {names}; do trap \"echo got $s\" $s; done; trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done"
+        "for s in {names} 24 25; do trap \"echo got $s\" $s; done; trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done"
     );
     let mut program = Program::start(&setup, &[], &script);
     assert_eq!(program.line().await, "ready");
+    // SIGXCPU and SIGXFSZ come from the kernel, for bearerd's own CPU time and writes: they neither end it nor reach the program.
+    for number in [24, 25] {
+        kill_process(program.pid(), Signal::from_raw(number).unwrap()).unwrap();
+    }
     for number in numbers {
         kill_process(program.pid(), Signal::from_raw(number).unwrap()).unwrap();
         assert_eq!(program.line().await, format!("got {number}"));
@@ -629,6 +688,31 @@ until_that zombies && until_that none && exit 7";
         .expect("this test needs unshare: install util-linux");
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("/status"), "there was an orphan: {output:?}");
+}
+
+/// As with `docker run -t` and an image with `STOPSIGNAL SIGQUIT` or `SIGWINCH`.
+#[tokio::test]
+#[ignore = "needs unshare"]
+async fn as_process_1_it_passes_on_the_signals_that_stop_a_container_also_at_a_terminal() {
+    let setup = setup().await;
+    let script = "[ \"$(cut -d' ' -f5,8 /proc/1/stat)\" = '1 1' ] || { echo not in the foreground; exit 9; }
+n=0; got() { echo got $1; n=$((n+1)); }
+for s in QUIT WINCH; do trap \"got $s\" $s; kill -$s 1; done
+i=0; while [ $n -lt 2 ] && [ $i -lt 300 ]; do sleep 0.05; i=$((i+1)); done; exit $n";
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    unlockpt(&terminal).unwrap();
+    let path = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let noctty = i32::try_from(OFlags::NOCTTY.bits()).unwrap();
+    let end = std::fs::OpenOptions::new().read(true).write(true).custom_flags(noctty).open(path).unwrap();
+    let bearerd = env!("CARGO_BIN_EXE_bearerd");
+    let output = tokio::process::Command::new("unshare")
+        .args(["--map-root-user", "--pid", "--fork", "--mount-proc", "setsid", "--ctty"])
+        .args(["env", "--default-signal=INT,QUIT", bearerd, "exec", "--", "sh", "-c", script])
+        .current_dir(setup.folder())
+        .stdin(end)
+        .output();
+    let output = within("bearerd", output).await.expect("this test needs unshare: install util-linux");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
 }
 
 /// A terminal sends Ctrl-C to both, so the program gets it once, and bearerd waits for its end.

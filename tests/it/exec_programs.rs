@@ -62,8 +62,11 @@ async fn wget() {
 async fn wget_keeps_the_users_own_settings() {
     let setup = exec::setup().await;
     // But its proxy does not lead past bearerd.
-    setup.file(".wgetrc", "header = x-own: 1\nhttps_proxy = http://127.0.0.1:1\nuse_proxy = off\n");
-    run(&setup, "wget", &["-qO-".to_owned(), URL.to_owned()], "install wget").await;
+    let past = "https_proxy = http://127.0.0.1:1\nuse_proxy = off\nno_proxy = api.example.com\nproxy_user = x\nproxy_password = x\n";
+    setup.file(".wgetrc", format!("header = x-own: 1\n{past}"));
+    // As /etc/wgetrc.
+    let system = format!("SYSTEM_WGETRC={}", setup.file("system", past).display());
+    run(&setup, "env", &[&system, "wget", "-qO-", URL].map(str::to_owned), "install wget").await;
     assert_eq!(setup.upstream.last().header("x-own"), Some("1"));
 }
 

@@ -25,7 +25,7 @@ use crate::cli::{Exit, Failure, runtime};
 /// What is passed on to the program, beside the real-time signals: all that would end bearerd alone, but those of a fault of its
 /// own (`SIGSEGV` and such) and `SIGPIPE`, which says that its own output is closed. `SIGWINCH` ends some servers in order
 /// (`STOPSIGNAL` of Apache's image). `SIGTSTP` stays as it is: a program without a shell above it must not stop.
-const NAMED: [Signal; 14] = [
+const NAMED: [Signal; 12] = [
     Signal::INT,
     Signal::QUIT,
     Signal::TERM,
@@ -38,11 +38,15 @@ const NAMED: [Signal; 14] = [
     Signal::ALARM,
     Signal::VTALARM,
     Signal::PROF,
-    Signal::XCPU,
-    Signal::XFSZ,
 ];
+/// What the kernel sends to bearerd for its own CPU time and its own writes. It is neither for the program nor a reason to end: the
+/// write fails, and says so.
+const OWN_LIMITS: [Signal; 2] = [Signal::XCPU, Signal::XFSZ];
 /// Those that a terminal or its shell sends to the whole foreground group.
 const FROM_TERMINAL: [Signal; 4] = [Signal::INT, Signal::QUIT, Signal::WINCH, Signal::CONT];
+/// Those of them that stop containers (`STOPSIGNAL` of nginx' and Apache's images), which only process 1 gets. A program that gets
+/// one twice, because it came from a terminal after all, does nothing else. A second `SIGINT` would end many at once.
+const STOPS_CONTAINERS: [Signal; 2] = [Signal::QUIT, Signal::WINCH];
 
 /// Those that end a process on Linux alone.
 #[cfg(target_os = "linux")]
@@ -199,6 +203,10 @@ fn listen(ignored: &IgnoredSignals) -> io::Result<UnboundedReceiver<Signal>> {
         let sender = sender.clone();
         tokio::spawn(async move { while signals.recv().await.is_some() && sender.send(signal).is_ok() {} });
     }
+    for signal in OWN_LIMITS.into_iter().filter(|signal| !ignored.has(*signal)) {
+        // A handler and not "ignore", which the program would inherit. It stays after this value.
+        drop(unix::signal(SignalKind::from_raw(signal.as_raw()))?);
+    }
     Ok(receiver)
 }
 
@@ -208,14 +216,19 @@ async fn wait(child: &mut Child, signals: &mut UnboundedReceiver<Signal>) -> io:
         tokio::select! {
             status = child.wait() => return status,
             Some(signal) = signals.recv() => {
-                let already = FROM_TERMINAL.contains(&signal) && is_in_foreground();
-                if let Some(id) = id.filter(|_| !already) {
+                if let Some(id) = id.filter(|_| !has_program(signal)) {
                     // It may have ended just now, which the next turn notices.
                     let _ = kill_process(id, signal);
                 }
             }
         }
     }
+}
+
+/// Whether the signal reached the program by itself.
+fn has_program(signal: Signal) -> bool {
+    let for_container = getpid().is_init() && STOPS_CONTAINERS.contains(&signal);
+    FROM_TERMINAL.contains(&signal) && !for_container && is_in_foreground()
 }
 
 /// Whether a terminal sends its signals to bearerd, and so to the program.

@@ -49,21 +49,46 @@ impl Direct {
 }
 
 /// Whether some program takes the entry for this host. Programs differ: some compare only the ends of names, and many ignore the
-/// port.
+/// port, a scheme, and a dot at the end.
 fn may_be_for(entry: &str, host: &str) -> bool {
-    let entry = without_port(entry).to_ascii_lowercase();
-    let name = entry.strip_prefix('*').unwrap_or(&entry).trim_start_matches('.');
+    let entry = entry.to_ascii_lowercase();
+    let entry = match entry.split_once("://") {
+        Some((_, rest)) => rest.split('/').next().unwrap_or(rest),
+        None => &entry,
+    };
+    let entry = without_port(entry);
+    let name = entry.strip_prefix('*').unwrap_or(entry).trim_matches('.');
     if name.contains('*') || name.is_empty() {
         return true;
     }
-    if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
-        let network = name.parse().or_else(|_| name.parse::<IpAddr>().map(IpNet::from));
-        return network.is_ok_and(|network: IpNet| network.contains(&address))
+    if let Some(address) = address(host.trim_matches(['[', ']'])) {
+        return network_has(name, address)
+            || range_has(name, address)
             // "10." and "10.0"
             || address.to_string().starts_with(name);
     }
     let is_below = host.starts_with('.') && name.ends_with(host);
     is_below || host.ends_with(name)
+}
+
+/// An IPv4 address that is mapped into IPv6 (`::ffff:10.1.2.3`) is that IPv4 address.
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse().ok().map(|address: IpAddr| address.to_canonical())
+}
+
+fn network_has(name: &str, address: IpAddr) -> bool {
+    let mapped = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().into(),
+        IpAddr::V6(_) => address,
+    };
+    let network = name.parse().or_else(|_| name.parse::<IpAddr>().map(IpNet::from));
+    network.is_ok_and(|network: IpNet| network.contains(&address) || network.contains(&mapped))
+}
+
+/// Node's ranges: `10.1.2.1-10.1.2.9`.
+fn range_has(name: &str, host: IpAddr) -> bool {
+    let range = name.split_once('-').and_then(|(first, last)| Some(address(first)?..=address(last)?));
+    range.is_some_and(|range| range.contains(&host))
 }
 
 /// An IPv6 address without its brackets.
@@ -86,8 +111,8 @@ mod tests {
 
     #[test]
     fn the_users_own_entries_stay() {
-        let own = ".corp.example, *.lan 10.0.0.0/8,LOCALHOST,[2001:db8::1]:8080,host:8443";
-        let kept = "localhost,127.0.0.1,::1,.corp.example,*.lan,10.0.0.0/8,[2001:db8::1]:8080,host:8443";
+        let own = ".corp.example, *.lan 10.0.0.0/8,LOCALHOST,[2001:db8::1]:8080,host:8443,10.1.2.1-10.1.2.9,http://corp.example.";
+        let kept = "localhost,127.0.0.1,::1,.corp.example,*.lan,10.0.0.0/8,[2001:db8::1]:8080,host:8443,10.1.2.1-10.1.2.9,http://corp.example.";
         assert_eq!(direct(own, &["api.example.com", ".wild.example", "192.0.2.1"]), kept);
     }
 
@@ -116,6 +141,19 @@ mod tests {
             ("[2001:DB8:0::5]:443", "[2001:db8::5]"),
             ("localhost", "localhost"),
             ("127.0.0.0/8", "127.0.0.1"),
+            ("api.example.com.", "api.example.com"),
+            (".example.com.", "api.example.com"),
+            ("api.example.com.:443", "api.example.com"),
+            ("https://api.example.com", "api.example.com"),
+            ("HTTPS://api.example.com:443/v1", "api.example.com"),
+            ("https://", "api.example.com"),
+            (".wild.example.", ".wild.example"),
+            ("::ffff:10.1.2.3", "10.1.2.3"),
+            ("[::FFFF:10.1.2.3]:443", "10.1.2.3"),
+            ("::ffff:10.0.0.0/104", "10.1.2.3"),
+            ("10.1.2.3", "[::ffff:10.1.2.3]"),
+            ("10.1.2.1-10.1.2.9", "10.1.2.3"),
+            ("10.1.2.3-10.1.2.3", "10.1.2.3"),
         ] {
             let left = direct(entry, &[host]);
             assert!(!left.split(',').any(|kept| kept == entry), "{entry} {host}: {left}");

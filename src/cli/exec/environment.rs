@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use super::super::trust;
 use super::direct::Direct;
+use crate::config::files::{self, Contents};
 
 /// What leads some programs to their proxy before `HTTPS_PROXY` does. Where the user has one, it would lead past bearerd.
 const OTHER_PROXIES: [&str; 13] = [
@@ -30,10 +32,12 @@ const OTHER_PROXIES: [&str; 13] = [
 /// The same for `NO_PROXY`.
 const OTHER_EXEMPTIONS: [&str; 3] = ["no_grpc_proxy", "npm_config_noproxy", "NPM_CONFIG_NOPROXY"];
 
-/// The files with what the program would trust without bearerd.
-pub(super) fn trusted() -> Vec<PathBuf> {
-    let files = trust::VARIABLES.iter().filter_map(|variable| std::env::var_os(variable.name));
-    files.filter(|file| !file.is_empty()).map(PathBuf::from).collect()
+/// The files with what the program would trust without bearerd, each with its variable.
+pub(super) fn trusted() -> Vec<(&'static str, PathBuf)> {
+    let files = trust::VARIABLES
+        .iter()
+        .filter_map(|variable| Some((variable.name, std::env::var_os(variable.name)?)));
+    files.filter(|(_, file)| !file.is_empty()).map(|(name, file)| (name, file.into())).collect()
 }
 
 /// What differs from bearerd's own environment. `None`: the variable is not there.
@@ -77,31 +81,43 @@ impl Environment {
 
     /// git obeys `http.proxy` of its files before the variables of a proxy, and these variables of its own before its files.
     fn set_git_proxy(&mut self, proxy: &str) {
-        let count = text("GIT_CONFIG_COUNT").unwrap_or_else(|| "0".to_owned());
+        let count = text("GIT_CONFIG_COUNT").filter(|count| !count.is_empty());
         // git refuses any other.
-        let Ok(count) = count.parse::<u16>() else { return };
+        let Ok(count) = count.as_deref().unwrap_or("0").parse::<u16>() else { return };
         self.insert(&format!("GIT_CONFIG_KEY_{count}"), "http.proxy");
         self.insert(&format!("GIT_CONFIG_VALUE_{count}"), proxy);
         self.insert("GIT_CONFIG_COUNT", (u32::from(count) + 1).to_string());
     }
 
-    /// wget with GnuTLS, as Debian builds it, reads no variable for what it trusts, but the name of its own file. What the user
-    /// has in theirs stays, except a proxy, which wget would obey before the variables.
-    pub(super) fn set_wgetrc(&mut self, folder: &Path, bundle: &Path) -> io::Result<()> {
-        let home = || Some(Path::new(&std::env::var_os("HOME")?).join(".wgetrc"));
-        let own = std::env::var_os(WGETRC).map(PathBuf::from).or_else(home);
-        let own = own.and_then(|path| File::open(path).and_then(io::read_to_string).ok()).unwrap_or_default();
-        let names_no_proxy = |line: &&str| {
-            let setting = line.split('=').next().unwrap_or_default();
-            !setting.to_ascii_lowercase().contains("proxy")
-        };
-        let own: String = own.split_inclusive('\n').filter(names_no_proxy).collect();
+    /// wget with GnuTLS, as Debian builds it, reads no variable for what it trusts, but the name of its own file. It obeys a proxy
+    /// in that file, or in the system's, before the variables. The last line about something counts.
+    pub(super) fn set_wgetrc(&mut self, folder: &Path, userinfo: &str, bundle: &Path) -> io::Result<()> {
         let path = folder.join("wgetrc");
-        // It may hold passwords.
+        // It holds passwords.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        write!(file, "{own}\nca_certificate = {}\n", bundle.display())?;
+        if let Some(own) = own_wgetrc() {
+            file.write_all(&own.bytes)?;
+        }
+        let [proxy, direct] = ["HTTPS_PROXY", "NO_PROXY"].map(|name| self.value(name));
+        // The line without a value removes what is there.
+        write!(
+            file,
+            "\nuse_proxy = on\nhttp_proxy = {proxy}\nhttps_proxy = {proxy}\nno_proxy =\nno_proxy = {direct}\n"
+        )?;
+        // They go before those in the URL.
+        if let Some((user, password)) = userinfo.trim_end_matches('@').split_once(':') {
+            let [user, password] =
+                [user, password].map(|text| percent_encoding::percent_decode_str(text).decode_utf8_lossy());
+            write!(file, "proxy_user = {user}\nproxy_password = {password}\n")?;
+        }
+        writeln!(file, "ca_certificate = {}", bundle.display())?;
         self.insert(WGETRC, path);
         Ok(())
+    }
+
+    fn value(&self, name: &str) -> String {
+        let value = self.0.get(name).cloned().flatten().unwrap_or_default();
+        value.to_string_lossy().into_owned()
     }
 
     fn both_cases(&mut self, name: &str, value: &str) {
@@ -119,6 +135,20 @@ fn text(name: &str) -> Option<String> {
 }
 
 const WGETRC: &str = "WGETRC";
+
+fn own_wgetrc() -> Option<Arc<Contents>> {
+    let named = std::env::var_os(WGETRC).filter(|path| !path.is_empty());
+    let (variable, path) = match named {
+        Some(path) => (WGETRC, PathBuf::from(path)),
+        None => ("HOME", Path::new(&std::env::var_os("HOME")?).join(".wgetrc")),
+    };
+    // Most users have none.
+    if variable == "HOME" && files::state(&path).is_err() {
+        return None;
+    }
+    let read = files::read(&path, files::LARGEST_CONFIG);
+    read.inspect_err(|error| files::left_out(variable, &path, error)).ok()
+}
 
 const JAVA: &str = "JAVA_TOOL_OPTIONS";
 
@@ -148,9 +178,8 @@ mod tests {
         environment.remove(["SECRET"].into_iter());
         let hosts = ["localhost".to_owned(), "[::1]".to_owned(), ".example.com".to_owned()];
         environment.set("u:p@", "127.0.0.1:3128", Path::new("/tmp/x/ca.pem"), &hosts);
-        let value = |name: &str| environment.0.get(name).cloned().flatten().unwrap().into_string().unwrap();
-        assert_eq!(value("NO_PROXY"), "127.0.0.1");
-        assert_eq!(value("https_proxy"), "http://u:p@127.0.0.1:3128");
+        assert_eq!(environment.value("NO_PROXY"), "127.0.0.1");
+        assert_eq!(environment.value("https_proxy"), "http://u:p@127.0.0.1:3128");
         assert!(environment.0["SECRET"].is_none() && environment.0["BEARERD_CONFIG"].is_none());
     }
 

@@ -98,8 +98,8 @@ pub struct ForwardConfig {
     pub ca_bundle: Option<PathBuf>,
     /// What says where the bundle is, for errors: the key, or the variable that names the folder for temporary files.
     pub bundle_key: &'static str,
-    /// Files with certificates that the bundle has too. Only for the bundle of [`ForProgram`].
-    pub trusted: Vec<PathBuf>,
+    /// Files with certificates that the bundle has too, each with the variable that names it. Only for the bundle of [`ForProgram`].
+    pub trusted: Vec<(&'static str, PathBuf)>,
     pub unmatched: Unmatched,
     /// How tunnels to unmatched hosts go out.
     pub egress: Egress,

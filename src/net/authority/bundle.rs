@@ -12,7 +12,7 @@ use x509_cert::der::asn1::{AnyRef, BmpString, ObjectIdentifier};
 use x509_cert::der::{self, Encode, Tag, TagNumber};
 
 use crate::config::bundle_files;
-use crate::config::files::Replaced;
+use crate::config::files::{self, Replaced};
 use crate::net::tls;
 
 /// Java's usual one for certificates that it trusts.
@@ -31,7 +31,7 @@ impl Bundle {
         self.0.iter().map(|der| pem(der)).collect()
     }
 
-    /// Writes the system's roots, the certificates of the files in `also`, and the authority. Blocks, and may hang with a file
+    /// Writes the system's roots, the certificates of the files in `also` (each with the variable that names it), and the authority. Blocks, and may hang with a file
     /// system.
     ///
     /// Without roots of the system there is only the authority, so programs can reach nothing but the routes' hosts.
@@ -44,14 +44,19 @@ impl Bundle {
         &self,
         path: &Path,
         key: &'static str,
-        also: &[PathBuf],
+        also: &[(&'static str, PathBuf)],
         now: SystemTime,
     ) -> Result<(), String> {
         let mut others = tls::system_certificates().unwrap_or_else(|error| {
             tracing::warn!(event = "ca.no_system_roots", %error, "the CA bundle holds only the CA");
             Vec::new()
         });
-        for certificate in also.iter().flat_map(|path| tls::certificates_at(path)) {
+        let read = also.iter().flat_map(|(variable, path)| {
+            tls::certificates_at(path)
+                .inspect_err(|error| files::left_out(variable, path, error))
+                .unwrap_or_default()
+        });
+        for certificate in read {
             if !others.contains(&certificate) {
                 others.push(certificate);
             }
