@@ -2,8 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
+use crate::support::bearerd::Bearerd;
 use crate::support::blocking::copy_program;
 use crate::support::tls::Ca;
 use crate::support::{
@@ -320,6 +322,72 @@ async fn no_program_outlives_bearerd() {
     for pid in pids {
         eventually(&format!("{pid} to be gone"), || async { is_gone(&pid).then_some(()) }).await;
     }
+}
+
+/// Nothing ties it to bearerd then but its parent.
+#[tokio::test]
+#[ignore = "needs python3"]
+async fn a_program_that_left_its_group_is_killed_with_its_children() {
+    let keys = "client_secret = { exec = [\"./program\"], timeout = \"3s\" }";
+    let setup = scene("echo $$ > pid; exec python3 leave.py", keys).await;
+    let leave = "import os, subprocess
+os.setpgid(0, os.getpgid(os.getppid()))
+child = subprocess.Popen(['sleep', '600'])
+open('child', 'w').write(f'{child.pid}\\n')
+child.wait()";
+    setup.file("leave.py", leave);
+    let world = setup.start().await;
+    let detail = detail(&world).await;
+    assert!(detail.contains("was killed with its children"), "{detail}");
+    assert!(world.folder().join("child").exists(), "this test needs python3: install it");
+    for name in ["pid", "child"] {
+        let pid = pid_in(world.folder(), name).await;
+        eventually(&format!("{name} to be gone"), || async { is_gone(&pid).then_some(()) }).await;
+    }
+}
+
+/// As in a container without an init, whose session began outside of it.
+#[tokio::test]
+#[ignore = "needs unshare"]
+async fn as_process_1_it_waits_for_what_programs_leave() {
+    let body = "[ ! -e hang ] || { . ./others; sleep 600; }\nsleep 0.1 >/dev/null 2>&1 &\necho value";
+    let setup = scene(body, "client_secret = { exec = [\"./program\"], timeout = \"2s\" }").await;
+    setup.file("others", IN_SESSIONS_OF_THEIR_OWN);
+    let hang = setup.file("hang", "");
+    setup.write();
+    let mut command = tokio::process::Command::new("unshare");
+    command
+        .args(["--map-root-user", "--pid", "--fork", "--kill-child", "--mount-proc"])
+        .args([env!("CARGO_BIN_EXE_bearerd"), "run"])
+        .current_dir(setup.folder())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    let proxy = Bearerd::spawn(setup.shared_folder(), command).await;
+    let first = children(&proxy.pid().as_raw_nonzero().to_string());
+    let [(bearerd, _)] = first.as_slice() else { panic!("one child of unshare: {first:?}") };
+    let zombies = || children(bearerd).into_iter().filter(|(_, state)| state == "Z").count();
+
+    let said = proxy.get("/").await.text();
+    assert!(said.contains("did not end within 2s, and was killed with its children"), "{said}");
+    std::fs::remove_file(hang).unwrap();
+    eventually("a token", || async { (proxy.get("/").await.status == 200).then_some(()) }).await;
+    eventually("an orphan", || async { (zombies() > 0).then_some(()) }).await;
+    eventually("no orphan", || async { children(bearerd).is_empty().then_some(()) }).await;
+    assert!(!proxy.log().text().contains("a bug in bearerd"), "{}", proxy.log().text());
+}
+
+/// Their process IDs and states.
+fn children(parent: &str) -> Vec<(String, String)> {
+    let stats = std::fs::read_dir("/proc").unwrap().flatten();
+    let stats = stats.filter_map(|entry| std::fs::read_to_string(entry.path().join("stat")).ok());
+    let child = |stat: String| {
+        let (pid, rest) = (stat.split(' ').next()?, stat.rsplit(") ").next()?);
+        let mut fields = rest.split(' ');
+        let (state, of) = (fields.next()?, fields.next()?);
+        (of == parent).then(|| (pid.to_owned(), state.to_owned()))
+    };
+    stats.filter_map(child).collect()
 }
 
 #[tokio::test]
