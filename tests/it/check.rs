@@ -869,6 +869,29 @@ async fn a_literal_that_looks_like_a_secret_stays_out_of_a_readable_config() {
     }
 }
 
+/// The table of an issuer and a route name its token alike.
+#[tokio::test]
+async fn what_the_token_of_another_issuer_lacks_is_said_where_it_is_used() {
+    let inner = "[issuer.inner]\npreset = \"azure-managed-identity\"\n";
+    for (table, at) in
+        [("issuer", "issuer.corp.params.subject_token"), ("route", "route[0].params.subject_token")]
+    {
+        for (params, is_said) in [("", true), (", params = { resource = \"https://a\" }", false)] {
+            let param = format!("params = {{ subject_token = {{ issuer = \"inner\"{params} }} }}");
+            let setup = Setup::new().await.more(inner);
+            let setup = if table == "issuer" { setup.issuer(&param) } else { setup.route(&param) };
+            let (_setup, output) = checked(setup).await;
+            output.expect_code(0);
+            let said = output.all();
+            let wanted = format!(
+                "warning: {at}.params.resource: is missing, and preset `azure-managed-identity` requires it"
+            );
+            assert_eq!(said.contains(&wanted), is_said, "{at}: {said}");
+            assert!(!said.contains("issuer.inner.params.resource"), "its own token is not used: {said}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_parameter_that_a_preset_requires_is_missed_where_no_table_gives_it() {
     let azure = "preset = \"azure-managed-identity\"";
