@@ -965,22 +965,23 @@ async fn a_key_of_the_store_that_is_there_twice_is_reported_in_its_place() {
         checked(setup).await.1
     };
     for keys in
-        [format!("\"{HEX}\",\n\"{BASE64}\""), "{ file = \"old.key\" },\n{ file = \"old.key\" }".to_owned()]
+        [format!("\"{HEX}\",\n\"{HEX}\""), "{ file = \"old.key\" },\n{ file = \"old.key\" }".to_owned()]
     {
         let output = of(&keys).await;
         output.expect_code(78);
         assert!(output.all().contains("error: store.keys[1]: is the same as keys[0]"), "{}", output.all());
     }
-    for (keys, at, other) in [
-        ("{ file = \"store.key\" },\n{ file = \"old.key\" }".to_owned(), 1, 0),
-        (format!("{{ file = \"store.key\" }},\n\"{BASE64}\""), 0, 1),
+    for (keys, at, kind, other) in [
+        ("{ file = \"store.key\" },\n{ file = \"old.key\" }".to_owned(), 1, "file ", 0),
+        (format!("{{ file = \"store.key\" }},\n\"{BASE64}\""), 0, "file ", 1),
+        (format!("\"{HEX}\",\n\"{BASE64}\""), 1, "", 0),
     ] {
         let output = of(&keys).await;
         output.expect_code(0);
         let said = output.all();
         let line =
             said.lines().find(|line| line.contains("is the same key")).unwrap_or_else(|| panic!("{said}"));
-        assert!(line.contains(&format!("warning: store.keys[{at}]: file ")), "{line}");
+        assert!(line.contains(&format!("warning: store.keys[{at}]: {kind}")), "{line}");
         assert!(line.ends_with(&format!("is the same key as keys[{other}]")), "{line}");
         let place = line.split(' ').next().unwrap_or_default();
         assert_eq!(place.matches(':').count(), 3, "file:line:col: {line}");
