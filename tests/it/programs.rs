@@ -458,7 +458,7 @@ async fn a_config_that_others_may_write_must_not_name_a_program() {
 }
 
 #[tokio::test]
-async fn a_config_that_others_may_replace_must_not_name_a_program() {
+async fn a_config_that_others_may_replace_and_that_names_a_program_is_warned_of() {
     let setup = scene("echo run >> runs; echo x", SECRET).await;
     setup.write();
     let mode = |mode: u32| {
@@ -467,19 +467,19 @@ async fn a_config_that_others_may_replace_must_not_name_a_program() {
     for open in [0o777, 0o770, 0o702] {
         mode(open);
         let output = cli::run(setup.folder(), &["check"]).await;
-        output.expect_code(78);
+        output.expect_code(0);
         let all = output.all();
         let folder = setup.folder().display();
         assert!(
-            all.contains(&format!("names a program, in a file that other users may replace, because they may write the folder {folder}")),
+            all.contains(&format!("warning: issuer.corp.client_secret.exec: names a program, in a file that other users may replace, because they may write the folder {folder}")),
             "{all}"
         );
-        assert!(all.contains(&format!("run `chmod go-w {folder}`")), "{all}");
+        assert!(all.contains(&format!("run `chmod go-w {folder}`, or mount it read-only")), "{all}");
     }
     // With the sticky bit, nobody replaces the file of another user.
     for closed in [0o1777, 0o755] {
         mode(closed);
-        cli::run(setup.folder(), &["check"]).await.expect_code(0);
+        expect_no_warning(&setup).await;
     }
     // An included file counts by itself.
     let included = setup.file(
@@ -489,10 +489,10 @@ async fn a_config_that_others_may_replace_must_not_name_a_program() {
     let setup = setup.top("include = [\"conf.d/*.toml\"]");
     setup.write();
     std::fs::set_permissions(&included, std::fs::Permissions::from_mode(0o600)).unwrap();
-    cli::run(setup.folder(), &["check"]).await.expect_code(0);
+    expect_no_warning(&setup).await;
     std::fs::set_permissions(included.parent().unwrap(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let told = cli::run(setup.folder(), &["check"]).await;
-    told.expect_code(78);
+    told.expect_code(0);
     assert!(told.all().contains("more.toml:") && told.all().contains("conf.d`"), "{}", told.all());
     std::fs::set_permissions(included.parent().unwrap(), std::fs::Permissions::from_mode(0o755)).unwrap();
 
@@ -502,19 +502,32 @@ async fn a_config_that_others_may_replace_must_not_name_a_program() {
     }
     std::os::unix::fs::chown(&included, Some(65533), None).unwrap();
     let told = cli::run(setup.folder(), &["check"]).await;
-    told.expect_code(78);
+    told.expect_code(0);
     assert!(
         told.all().contains("names a program, in a file of another user, who may write it"),
         "{}",
         told.all()
     );
-    assert!(told.all().contains("more.toml`, and let bearerd's group read it"), "{}", told.all());
+    let remedy = "more.toml`, and let bearerd's group read it; or mount the file read-only";
+    assert!(told.all().contains(remedy), "{}", told.all());
     std::os::unix::fs::chown(&included, Some(0), None).unwrap();
     std::os::unix::fs::chown(setup.folder(), Some(65533), None).unwrap();
     let told = cli::run(setup.folder(), &["check"]).await;
-    told.expect_code(78);
+    told.expect_code(0);
     assert!(told.all().contains(&format!("run `chown root {}`", setup.folder().display())), "{}", told.all());
+    // In a user namespace, root itself may look like this.
+    let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap();
+    for path in [setup.folder(), &included] {
+        std::os::unix::fs::chown(path, Some(overflow.trim().parse().unwrap()), None).unwrap();
+    }
+    expect_no_warning(&setup).await;
     assert_eq!(runs(setup.folder()), 0);
+}
+
+async fn expect_no_warning(setup: &Setup) {
+    let told = cli::run(setup.folder(), &["check"]).await;
+    told.expect_code(0);
+    assert!(!told.all().contains("names a program"), "{}", told.all());
 }
 
 #[tokio::test]
