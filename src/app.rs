@@ -8,6 +8,7 @@ mod alone;
 mod bundles;
 mod control;
 mod listeners;
+mod orphans;
 mod programs;
 mod reloading;
 mod room;
@@ -123,6 +124,8 @@ pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Run
     bundles::write_first(&settings).map_err(StartError::System)?;
     let room = Room::of(&config);
     room.take();
+    orphans::wait_as_process_1()
+        .map_err(|error| system("cannot start the thread that waits for orphans", &error))?;
 
     let runtime =
         worker::runtime().map_err(|error| system("cannot start the control thread's runtime", &error))?;

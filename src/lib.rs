@@ -21,6 +21,7 @@ pub mod jose;
 pub mod listener;
 pub mod metrics;
 pub mod net;
+mod processes;
 pub mod proxy;
 mod redact;
 pub mod reload;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// A module may use those of the lines above its own; modules of one line do not know each other.
 const LAYERS: &[&[&str]] = &[
-    &["secret", "clock", "idle", "aside"],
+    &["secret", "clock", "idle", "aside", "processes"],
     &["jose", "redact", "workload_api"],
     &["config"],
     &["inbound", "flow", "net", "metrics", "telemetry"],

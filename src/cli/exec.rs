@@ -4,7 +4,6 @@
 mod child;
 mod direct;
 mod environment;
-mod orphans;
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};

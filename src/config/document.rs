@@ -11,7 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
-use crate::config::report::Report;
+use crate::config::report::{Report, Severity};
 use crate::config::{files, schema};
 
 /// The text of a config file. It may contain literal secrets, so it is wiped when it is dropped.
@@ -91,28 +91,27 @@ impl FileText {
         Self { display, absolute, folder, text: Zeroizing::new(text), access, line_starts }
     }
 
-    /// How another user may write this text, and the remedy. Whoever can do so can have bearerd run what the text names.
-    pub(super) fn writable_by_another(&self) -> Option<(String, String)> {
+    /// How another user may write this text, and the remedy. Whoever can do so can have bearerd run what the text names. Only the
+    /// mode is an error: who is behind an owner or a group, and who else gets to a folder, cannot be seen from inside a container.
+    pub(super) fn writable_by_another(&self) -> Option<(Severity, String, String)> {
         let file = self.display.display();
         if self.access.writable_by_others {
-            return Some((
-                "in a file that other users may write".to_owned(),
-                format!("run `chmod go-w {file}`"),
-            ));
+            let message = "in a file that other users may write".to_owned();
+            return Some((Severity::Error, message, format!("run `chmod go-w {file}`")));
         }
         if self.access.of_another_user {
-            let message = "in a file of another user, who may write it";
-            return Some((
-                message.to_owned(),
-                format!("run `chown root {file}`, and let bearerd's group read it"),
-            ));
+            let message = "in a file of another user, who may write it".to_owned();
+            let remedy = format!(
+                "run `chown root {file}`, and let bearerd's group read it; or mount the file read-only"
+            );
+            return Some((Severity::Warning, message, remedy));
         }
         let (folder, by_mode) = files::folder_for_others(&self.absolute)?;
         let folder = folder.display();
         let message =
             format!("in a file that other users may replace, because they may write the folder {folder}");
-        let remedy = if by_mode { "chmod go-w" } else { "chown root" };
-        Some((message, format!("run `{remedy} {folder}`")))
+        let command = if by_mode { "chmod go-w" } else { "chown root" };
+        Some((Severity::Warning, message, format!("run `{command} {folder}`, or mount it read-only")))
     }
 
     /// Line and column (in characters), both counted from 1.

@@ -181,21 +181,29 @@ impl OtelVariables {
     }
 }
 
-/// The system's roots according to `SSL_CERT_FILE` and `SSL_CERT_DIR`, which may name several folders.
-fn root_paths() -> Vec<PathBuf> {
-    let folders = env::var_os("SSL_CERT_DIR").unwrap_or_default();
+/// The system's roots according to `SSL_CERT_FILE` and `SSL_CERT_DIR`, which may name several folders, each with its variable.
+fn named_roots() -> Vec<(&'static str, PathBuf)> {
+    const FILE: &str = "SSL_CERT_FILE";
+    const FOLDERS: &str = "SSL_CERT_DIR";
+    let folders = env::var_os(FOLDERS).unwrap_or_default();
     let folders = env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty());
-    env::var_os("SSL_CERT_FILE").map(PathBuf::from).into_iter().chain(folders).collect()
+    let file = env::var_os(FILE).map(|file| (FILE, PathBuf::from(file)));
+    file.into_iter().chain(folders.map(|folder| (FOLDERS, folder))).collect()
 }
 
-/// The places of the system's roots, where rustls-native-certs also looks.
-pub fn system_roots() -> Vec<PathBuf> {
-    let named = root_paths();
+/// The places of the system's roots, where rustls-native-certs also looks, each with the variable that names it.
+pub(super) fn roots_and_variables() -> Vec<(Option<&'static str>, PathBuf)> {
+    let named = named_roots();
     if !named.is_empty() {
-        return named;
+        return named.into_iter().map(|(variable, path)| (Some(variable), path)).collect();
     }
     let found = openssl_probe::probe();
-    found.cert_file.into_iter().chain(found.cert_dir).collect()
+    found.cert_file.into_iter().chain(found.cert_dir).map(|path| (None, path)).collect()
+}
+
+/// The places of the system's roots.
+pub fn system_roots() -> Vec<PathBuf> {
+    roots_and_variables().into_iter().map(|(_, path)| path).collect()
 }
 
 /// The socket of the SPIFFE Workload API, as `unix:///PATH`.

@@ -222,9 +222,16 @@ pub(super) fn is_on_read_only_mount(path: &Path) -> bool {
     rustix::fs::statvfs(path).is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
-/// Neither of root nor of the user that bearerd runs as.
+/// Neither of root nor of the user that bearerd runs as, as far as this user namespace knows.
 pub(super) fn is_of_another_user(state: &Metadata) -> bool {
-    ![0, rustix::process::geteuid().as_raw()].contains(&state.uid())
+    ![0, rustix::process::geteuid().as_raw(), overflow_uid()].contains(&state.uid())
+}
+
+/// Whose files belong to anybody outside of the user namespace, root included.
+fn overflow_uid() -> u32 {
+    const DEFAULT: u32 = 65534;
+    let text = File::open("/proc/sys/kernel/overflowuid").and_then(io::read_to_string);
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(DEFAULT)
 }
 
 /// The folder on the way to this file, or to what a symbolic link to it names, in which another user may replace the next one

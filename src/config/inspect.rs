@@ -108,8 +108,12 @@ fn check_store(config: &Config, store: &StoreConfig) -> Vec<Problem> {
                 found.push(problem(index, Severity::Error, message, store_key::HOW_TO_MAKE));
             }
             Ok(key) => {
-                if let Some((first, _)) = keys.iter().find(|(_, other)| *other == key) {
-                    // The load compares keys that are both in the config. A reference has a place.
+                // The load compares keys that are both in the config.
+                let same = |first: usize, other: &StoreKey| {
+                    *other == key && !(in_the_config(first) && in_the_config(index))
+                };
+                if let Some((first, _)) = keys.iter().find(|(first, other)| same(*first, other)) {
+                    // A reference has a place.
                     let (at, other) = if in_the_config(index) { (*first, index) } else { (index, *first) };
                     let place = store.keys.get(at).map_or_else(String::new, Source::place);
                     let message = format!("{place}: is the same key as keys[{other}]");

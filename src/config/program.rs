@@ -16,7 +16,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions, getpid, prlimit, waitpid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use zeroize::Zeroizing;
@@ -37,9 +37,6 @@ const LINE_LIMIT: usize = 512;
 const LAST_OUTPUT: Duration = Duration::from_secs(1);
 /// Extra time for a system that does not even start the program (its file is on a mount that hangs).
 const GRACE: Duration = Duration::from_secs(2);
-/// How often, and how many times, to look for killed children, so that none stays a zombie if bearerd is process 1.
-const REAP_EVERY: Duration = Duration::from_millis(10);
-const REAPED_AFTER: u32 = 20;
 /// The variables that a program inherits from bearerd's environment.
 const INHERITED: [&str; 3] = ["PATH", "HOME", "LANG"];
 /// Where programs are looked for without `PATH`.
@@ -364,19 +361,10 @@ async fn read_rest(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>, mor
 
 /// Kills the program and what it started.
 async fn kill(group: Option<Pid>, child: &mut Child) {
-    let mut killed = group.map(family::kill).unwrap_or_default();
+    group.into_iter().for_each(family::kill);
+    // Without `/proc`, a program that left its group is not found. An error: it has ended.
+    let _ = child.start_kill();
     let _ = child.wait().await;
-    if getpid() != Pid::INIT {
-        return;
-    }
-    for _ in 0..REAPED_AFTER {
-        // An error: it is not bearerd's child yet.
-        killed.retain(|pid| !matches!(waitpid(Some(*pid), WaitOptions::NOHANG), Ok(Some(_))));
-        if killed.is_empty() {
-            return;
-        }
-        tokio::time::sleep(REAP_EVERY).await;
-    }
 }
 
 fn unstarted(error: &io::Error) -> String {

@@ -220,7 +220,7 @@ pub(crate) struct RawStore {
     #[schemars(extend("x-errors" = "beside `url`, `urls`, `cluster`, `sentinel`, `username`, `password`, or `tls`; empty; a path that something else uses"))]
     pub path: Option<String>,
     /// Keys of 32 bytes, in base64 or hex. The first encrypts, and all decrypt.
-    #[schemars(extend("x-errors" = "missing; empty; not 32 bytes; the same reference or the same literal key twice; a literal in a file that others may read"))]
+    #[schemars(extend("x-errors" = "missing; empty; not 32 bytes; the same reference or literal twice; a literal in a file that others may read"))]
     pub keys: Option<Vec<RawSecret>>,
     /// The start of the name of everything that bearerd writes there, so that several deployments can use one server.
     #[schemars(extend("default" = Self::PREFIX, "x-errors" = "anything but 1 to 64 letters, digits, `.`, `_`, `:`, `-`"))]

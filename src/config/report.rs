@@ -177,7 +177,7 @@ pub(crate) struct Report {
     pub webhooks: BTreeMap<String, Option<PathBuf>>,
     /// Tokens of other issuers that issuers use, with the paths of their keys.
     pub chained: Vec<(Vec<PathStep>, Source)>,
-    /// The issuers whose tokens other issuers use.
+    /// The issuers whose tokens are values of token requests.
     pub chained_issuers: BTreeSet<String>,
     /// Referenced values of `vars`, by the path of their table: the text of the config does not contain them.
     pub elsewhere: BTreeMap<String, Vec<String>>,

@@ -115,6 +115,9 @@ const SECRET_ENDS: &[&str] =
 /// Last words of names that say where something is: `PASSWORD_STORE_DIR`, `VAULT_TOKEN_FILE`.
 const PLACE_WORDS: &[&str] = &["dir", "file", "path", "name", "url", "addr"];
 
+/// Those of them whose value is a URL.
+const URL_WORDS: &[&str] = &["url", "addr"];
+
 /// Whether a literal below this key may be a secret.
 pub(crate) fn may_hold_secret(name: &str) -> bool {
     SECRET_KEYS.contains(name) || (names_a_secret(name) && !is_key(name))
@@ -125,16 +128,34 @@ pub(crate) fn names_a_secret(name: &str) -> bool {
     sounds_secret(name) && !names_a_place(name)
 }
 
-/// Whether this literal is a secret. A URL may carry a password or a key, whatever the name says.
+/// Whether this literal is a secret. A URL may carry a password or a key, and its path may be one (of a webhook), whatever the
+/// name says.
 pub(crate) fn is_secret_literal(name: &str, literal: &[u8]) -> bool {
     let carries = || literal.iter().any(|byte| matches!(byte, b'@' | b'?'));
-    names_a_secret(name) || (sounds_secret(name) && carries())
+    let has_path = || ends_with_word_of(name, URL_WORDS) && goes_on_after_host(literal);
+    names_a_secret(name) || (sounds_secret(name) && (carries() || has_path()))
+}
+
+fn goes_on_after_host(url: &[u8]) -> bool {
+    const SCHEME_END: &[u8] = b"://";
+    let scheme = url.windows(SCHEME_END.len()).position(|bytes| bytes == SCHEME_END);
+    let mut host = url.iter().skip(scheme.map_or(0, |at| at + SCHEME_END.len()));
+    match host.find(|byte| matches!(byte, b'/' | b'\\' | b'#')) {
+        None => false,
+        Some(b'/') => host.next().is_some(),
+        Some(_) => true,
+    }
 }
 
 fn names_a_place(name: &str) -> bool {
-    let mut words = name.rsplit(['_', '-', '.']);
-    let last = words.next().unwrap_or_default();
-    words.next().is_some() && PLACE_WORDS.iter().any(|word| last.eq_ignore_ascii_case(word))
+    ends_with_word_of(name, PLACE_WORDS)
+}
+
+/// The name has several words, and the last is one of these.
+fn ends_with_word_of(name: &str, words: &[&str]) -> bool {
+    let mut of_name = name.rsplit(['_', '-', '.']);
+    let last = of_name.next().unwrap_or_default();
+    of_name.next().is_some() && words.iter().any(|word| last.eq_ignore_ascii_case(word))
 }
 
 fn sounds_secret(name: &str) -> bool {
@@ -339,8 +360,19 @@ mod tests {
         for name in ["secret_id", "PASSWORDFILE", "SECRET_FILENAME", "secret_path_token"] {
             assert!(names_a_secret(name), "{name}");
         }
-        assert!(!is_secret_literal("SECRETS_URL", b"https://vault.internal"));
-        for literal in ["https://a:b@vault.internal", "https://vault.internal/?k=s"] {
+        for literal in ["https://vault.internal", "https://vault.internal:8200/", "vault.internal:8200", ""] {
+            assert!(!is_secret_literal("SECRETS_URL", literal.as_bytes()), "{literal}");
+        }
+        assert!(!is_secret_literal("SECRET_FILE", b"/run/secrets/a"));
+        assert!(is_secret_literal("x-webhook-secret-url", b"https://hooks.internal/services/T0/B0/key"));
+        assert!(is_secret_literal("SECRET_ADDR", b"vault.internal/key"));
+        for literal in [
+            "https://a:b@vault.internal",
+            "https://vault.internal/?k=s",
+            "https://vault.internal/s",
+            "https://vault.internal//s",
+            "https://vault.internal#s",
+        ] {
             assert!(is_secret_literal("SECRETS_URL", literal.as_bytes()), "{literal}");
             assert!(!is_secret_literal("WEB_URL", literal.as_bytes()), "{literal}");
         }

@@ -278,7 +278,7 @@ fn expiry(
         ExpiresAt::At(_) => (None, dated.and_then(parse_expires_at).or(own_exp)),
     };
     let is_no_time = |value: &Value| number(value).is_none() && parse_expires_at(value).is_none();
-    if claimed.is_some_and(|_| stated.is_none()) || dated.is_some_and(is_no_time) {
+    if stated.is_none() && (claimed.is_some() || dated.is_some_and(is_no_time)) {
         notes.push(ResponseWarning::LifetimeUnreadable);
     } else if expires_in.is_none() && expires_at.is_none() {
         notes.push(ResponseWarning::LifetimeMissing);

@@ -869,6 +869,29 @@ async fn a_literal_that_looks_like_a_secret_stays_out_of_a_readable_config() {
     }
 }
 
+/// The table of an issuer and a route name its token alike.
+#[tokio::test]
+async fn what_the_token_of_another_issuer_lacks_is_said_where_it_is_used() {
+    let inner = "[issuer.inner]\npreset = \"azure-managed-identity\"\n";
+    for (table, at) in
+        [("issuer", "issuer.corp.params.subject_token"), ("route", "route[0].params.subject_token")]
+    {
+        for (params, is_said) in [("", true), (", params = { resource = \"https://a\" }", false)] {
+            let param = format!("params = {{ subject_token = {{ issuer = \"inner\"{params} }} }}");
+            let setup = Setup::new().await.more(inner);
+            let setup = if table == "issuer" { setup.issuer(&param) } else { setup.route(&param) };
+            let (_setup, output) = checked(setup).await;
+            output.expect_code(0);
+            let said = output.all();
+            let wanted = format!(
+                "warning: {at}.params.resource: is missing, and preset `azure-managed-identity` requires it"
+            );
+            assert_eq!(said.contains(&wanted), is_said, "{at}: {said}");
+            assert!(!said.contains("issuer.inner.params.resource"), "its own token is not used: {said}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_parameter_that_a_preset_requires_is_missed_where_no_table_gives_it() {
     let azure = "preset = \"azure-managed-identity\"";
@@ -942,22 +965,23 @@ async fn a_key_of_the_store_that_is_there_twice_is_reported_in_its_place() {
         checked(setup).await.1
     };
     for keys in
-        [format!("\"{HEX}\",\n\"{BASE64}\""), "{ file = \"old.key\" },\n{ file = \"old.key\" }".to_owned()]
+        [format!("\"{HEX}\",\n\"{HEX}\""), "{ file = \"old.key\" },\n{ file = \"old.key\" }".to_owned()]
     {
         let output = of(&keys).await;
         output.expect_code(78);
         assert!(output.all().contains("error: store.keys[1]: is the same as keys[0]"), "{}", output.all());
     }
-    for (keys, at, other) in [
-        ("{ file = \"store.key\" },\n{ file = \"old.key\" }".to_owned(), 1, 0),
-        (format!("{{ file = \"store.key\" }},\n\"{BASE64}\""), 0, 1),
+    for (keys, at, kind, other) in [
+        ("{ file = \"store.key\" },\n{ file = \"old.key\" }".to_owned(), 1, "file ", 0),
+        (format!("{{ file = \"store.key\" }},\n\"{BASE64}\""), 0, "file ", 1),
+        (format!("\"{HEX}\",\n\"{BASE64}\""), 1, "", 0),
     ] {
         let output = of(&keys).await;
         output.expect_code(0);
         let said = output.all();
         let line =
             said.lines().find(|line| line.contains("is the same key")).unwrap_or_else(|| panic!("{said}"));
-        assert!(line.contains(&format!("warning: store.keys[{at}]: file ")), "{line}");
+        assert!(line.contains(&format!("warning: store.keys[{at}]: {kind}")), "{line}");
         assert!(line.ends_with(&format!("is the same key as keys[{other}]")), "{line}");
         let place = line.split(' ').next().unwrap_or_default();
         assert_eq!(place.matches(':').count(), 3, "file:line:col: {line}");

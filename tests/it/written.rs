@@ -141,10 +141,40 @@ async fn a_bundle_is_not_among_the_roots_that_it_is_made_of() {
     for (variable, named) in [("SSL_CERT_FILE", "ca.pem"), ("SSL_CERT_DIR", ".")] {
         let setup = setup(&forward("ca.pem"), "").await;
         let roots = setup.folder().join(named);
-        let output = cli::run_with(setup.folder(), &["check"], &[(variable, roots.to_str().unwrap())]).await;
+        let roots = [(variable, roots.to_str().unwrap())];
+        let output = cli::run_with(setup.folder(), &["check"], &roots).await;
+        output.expect_code(0);
+        let said = output.all();
+        let line = said.lines().find(|line| line.contains("the system's roots"));
+        let line = line.unwrap_or_else(|| panic!("{said}"));
+        assert!(line.contains("warning: listener.main.forward.ca_bundle: is "), "{line}");
+        assert!(line.ends_with(&format!(", which {variable} names")), "{line}");
+        assert!(said.contains(&format!("start `bearerd run` without {variable}")), "{said}");
+        // As in a shell whose programs trust the bundle.
+        for args in [&["explain", "GET", "https://api.example.com/"][..], &["ca"]] {
+            let without = cli::run(setup.folder(), args).await;
+            let with = cli::run_with(setup.folder(), args, &roots).await;
+            assert_eq!(with.code, without.code, "{}\n{}", with.all(), without.all());
+            assert_ne!(with.code, 78, "{}", with.all());
+        }
+        // Other paths are nobody's to name.
+        let of_roots = setup.file("store.pem", "");
+        let setup = setup.more(&webhook("store.pem"));
+        setup.write();
+        let roots = if named == "." { roots } else { [(variable, of_roots.to_str().unwrap())] };
+        let output = cli::run_with(setup.folder(), &["check"], &roots).await;
         output.expect_code(78);
-        assert!(output.all().contains("the system's roots"), "{}", output.all());
+        assert!(output.all().contains("error: webhook.w.store: is "), "{}", output.all());
     }
+}
+
+#[tokio::test]
+async fn in_exec_check_says_what_it_says_outside() {
+    let setup = setup(&forward("ca.pem"), "").await;
+    let bearerd = env!("CARGO_BIN_EXE_bearerd");
+    let output = cli::run(setup.folder(), &["exec", "--", bearerd, "check"]).await;
+    output.expect_code(0);
+    assert!(output.all().contains("ca_bundle: is the file of the system's roots, which SSL_CERT_FILE names"));
 }
 
 #[tokio::test]

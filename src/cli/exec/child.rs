@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getpgrp, getpid, getppid, kill_process};
+use rustix::process::{Pid, Signal, getpgrp, getppid, kill_process};
 use rustix::termios::tcgetpgrp;
 use tokio::process::Child;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use super::{Environment, orphans};
+use super::Environment;
 use crate::app::with_inherited_limits;
 use crate::cli::{Exit, Failure, runtime};
 
@@ -92,9 +92,6 @@ pub(super) fn run(
             .map_err(|error| Failure::new(Exit::No, format!("cannot listen to signals: {error}")))?;
         let child = with_inherited_limits(|| start(program, arguments, environment));
         let mut child = child.map_err(|error| not_started(program, &error))?;
-        if getpid().is_init() {
-            tokio::spawn(orphans::wait_for_all());
-        }
         let status = wait(&mut child, &mut signals).await;
         status
             .map(exit)

@@ -3,13 +3,15 @@
 
 use std::collections::HashSet;
 
-use rustix::process::{Pid, Signal, getsid, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
+
+use crate::processes::Process;
 
 /// How often to look for processes that were started meanwhile. All that were found are stopped, so few looks find more.
 const LOOKS: usize = 16;
 
-/// Kills the program whose process group this is. Returns the processes that were killed, which may need to be reaped.
-pub(super) fn kill(group: Pid) -> Vec<Pid> {
+/// Kills the program whose process group this is.
+pub(super) fn kill(group: Pid) {
     let mut family = HashSet::new();
     for _ in 0..LOOKS {
         let new = relatives(group, &family);
@@ -23,48 +25,26 @@ pub(super) fn kill(group: Pid) -> Vec<Pid> {
         }
     }
     let _ = kill_process_group(group, Signal::KILL);
-    for pid in &family {
-        let _ = kill_process(*pid, Signal::KILL);
+    for pid in family {
+        let _ = kill_process(pid, Signal::KILL);
     }
-    family.into_iter().collect()
 }
 
-/// Those that belong to the family, and are not known yet. None on a system without `/proc`.
+/// Those that belong to the family, and are not known yet.
 fn relatives(group: Pid, known: &HashSet<Pid>) -> Vec<Pid> {
-    let session = getsid(None).ok();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let processes = entries.filter_map(|entry| Process::read(entry.ok()?.file_name().to_str()?));
-    processes
+    // In the `/proc` of another PID namespace, the numbers mean other processes.
+    let Some(own) = Process::this().filter(|own| own.pid == getpid()) else { return Vec::new() };
+    Process::all()
         .filter(|process| !known.contains(&process.pid))
         .filter(|process| {
-            // The group is in bearerd's own session.
-            let in_group = process.group == Some(group) && process.session == session;
+            // The program itself, which may have left its group.
+            let is_child = process.pid == group && process.parent == Some(own.pid);
+            // The group is in bearerd's own session, if that is known: its first process may be outside of the namespace.
+            let in_group = process.group == Some(group)
+                && own.session.is_none_or(|session| process.session == Some(session));
             let ties = [process.parent, process.group, process.session];
-            in_group || ties.into_iter().flatten().any(|tie| known.contains(&tie))
+            is_child || in_group || ties.into_iter().flatten().any(|tie| known.contains(&tie))
         })
         .map(|process| process.pid)
         .collect()
-}
-
-struct Process {
-    pid: Pid,
-    parent: Option<Pid>,
-    group: Option<Pid>,
-    session: Option<Pid>,
-}
-
-impl Process {
-    /// From `/proc/PID/stat`.
-    #[expect(clippy::disallowed_methods, reason = "no file that the config names")]
-    fn read(pid: &str) -> Option<Self> {
-        let number = |text: &str| Pid::from_raw(text.parse().ok()?);
-        let pid_number = number(pid)?;
-        let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-        // The name of the program may contain anything.
-        let end = stat.iter().rposition(|&byte| byte == b')')?;
-        let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-        let mut fields = rest.split_ascii_whitespace().skip(1).map(number);
-        let (parent, group, session) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(Self { pid: pid_number, parent, group, session })
-    }
 }

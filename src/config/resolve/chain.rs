@@ -56,8 +56,7 @@ pub(super) fn link_route(
                 report,
             )?;
             let inner = known.issuers.get(&chained.issuer)?.as_ref()?;
-            fits(&place, chained, inner, report)?;
-            chained.link(inner);
+            connect(&place, chained, inner, report)?;
             Some(inner)
         });
         digest = digest.zip(inner).map(|(digest, inner)| digest::of_chain(digest, inner.digest));
@@ -180,12 +179,23 @@ impl Linker<'_, '_> {
         self.chains.check(&at, &self.path, &chained.issuer, self.places.keys(), report)?;
         self.visit(&chained.issuer, report);
         let inner = self.linked.get(&chained.issuer)?.clone()?;
-        fits(&place, chained, &inner, report)?;
-        chained.link(&inner);
-        report.chained_issuers.insert(inner.name.to_string());
-        needs::check_chained(&place, &inner, chained.token().1, report);
+        connect(&place, chained, &inner, report)?;
         Some(inner)
     }
+}
+
+/// Links the reference at `place` to its issuer, if that fits.
+fn connect(
+    place: &Place<'_>,
+    chained: &Chained,
+    inner: &Arc<IssuerConfig>,
+    report: &mut Report,
+) -> Option<()> {
+    fits(place, chained, inner, report)?;
+    chained.link(inner);
+    report.chained_issuers.insert(inner.name.to_string());
+    needs::check_chained(place, inner, chained.token().1, report);
+    Some(())
 }
 
 fn fits(place: &Place<'_>, chained: &Chained, inner: &IssuerConfig, report: &mut Report) -> Option<()> {

@@ -87,23 +87,30 @@ fn store_keys(at: &Place<'_>, written: Option<Vec<RawSecret>>, report: &mut Repo
     for (index, raw) in written.into_iter().enumerate() {
         let place = at.index(index);
         let key = store_key(&place, raw, report);
-        let same =
-            |key: &Source| keys.iter().position(|other| other.as_ref().is_some_and(|it| is_same(it, key)));
-        if let Some(first) = key.as_ref().and_then(same) {
-            report.error(&place, format!("is the same as keys[{first}]"), "leave out one of them");
+        if let Some(key) = &key {
+            tell_repeated(&place, key, &keys, report);
         }
         keys.push(key);
     }
     keys.into_iter().collect()
 }
 
-/// The same reference, or two literals of one key, in hex and in base64. Files may have the same content while they are exchanged.
-fn is_same(one: &Source, other: &Source) -> bool {
+/// Reports a reference that is there twice. Two literals of one key, in hex and in base64, do no harm. `config/inspect.rs`
+/// compares the values of references: files may have the same content while they are exchanged.
+fn tell_repeated(place: &Place<'_>, key: &Source, before: &[Option<Source>], report: &mut Report) {
     let literal = |key: &Source| {
         let text = key.read().ok().filter(|_| key.is_literal())?;
         StoreKey::parse(&text).ok()
     };
-    one == other || literal(one).is_some_and(|one| literal(other) == Some(one))
+    let hint = "leave out one of them";
+    let before = || before.iter().enumerate().filter_map(|(index, other)| Some((index, other.as_ref()?)));
+    if let Some((first, _)) = before().find(|(_, other)| *other == key) {
+        report.error(place, format!("is the same as keys[{first}]"), hint);
+    } else if let Some(key) = literal(key)
+        && let Some((first, _)) = before().find(|(_, other)| literal(other).is_some_and(|it| it == key))
+    {
+        report.warning(place, format!("is the same key as keys[{first}]"), hint);
+    }
 }
 
 /// Checks a literal now. The value of a reference is checked when it is read.

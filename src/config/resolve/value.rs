@@ -233,10 +233,7 @@ fn in_device(
         return None;
     }
     let file = place.document.file;
-    if let Some((how, remedy)) = file.writable_by_another() {
-        report.error(&at, format!("names a module that bearerd runs, {how}"), remedy);
-        return None;
-    }
+    check_writers(&at, "names a module that bearerd runs", report);
     let key = Source::device(uri);
     let pin = match pin {
         Some(_) if password.is_some() => {
@@ -262,6 +259,16 @@ fn in_device(
         },
     };
     Some(key.with_password(pin))
+}
+
+/// Whether others may write the file that has bearerd run something.
+fn check_writers(at: &Place<'_>, what: &str, report: &mut Report) {
+    let Some((severity, how, remedy)) = at.document.file.writable_by_another() else { return };
+    let message = format!("{what}, {how}");
+    match severity {
+        Severity::Error => report.error(at, message, remedy),
+        Severity::Warning => report.warning(at, message, remedy),
+    }
 }
 
 /// See [`Place::may_hold_a_token`].
@@ -321,9 +328,7 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     let found = report.problems.len();
     let file = place.document.file;
     let at = place.key("exec");
-    if let Some((how, remedy)) = file.writable_by_another() {
-        report.error(&at, format!("names a program, {how}"), remedy);
-    }
+    check_writers(&at, "names a program", report);
     if command.first().is_none_or(String::is_empty) {
         report.error(
             &at,

@@ -91,6 +91,8 @@ struct Owner {
     what: String,
     place: KeyPlace,
     is_socket: bool,
+    /// It names this path among the system's roots.
+    variable: Option<&'static str>,
 }
 
 /// The paths of the config, with links followed.
@@ -128,22 +130,28 @@ impl<'t> Known<'t> {
                 }
             }
         }
-        for path in environment::system_roots() {
-            let place = KeyPlace::of(top);
-            let real = files::real(&path);
-            let owner = known.owners.len();
-            if real.is_folder() {
-                known.folders.insert(real.path, owner);
-                known.add_owner("a file among the system's roots".to_owned(), place, false);
-            } else {
-                known.add_path(&path, "the file of the system's roots".to_owned(), place);
-            }
+        for (variable, path) in environment::roots_and_variables() {
+            known.add_roots(variable, &path, KeyPlace::of(top));
         }
         known
     }
 
+    fn add_roots(&mut self, variable: Option<&'static str>, path: &Path, place: KeyPlace) {
+        let by = variable.map(|name| format!(", which {name} names")).unwrap_or_default();
+        let real = files::real(path);
+        if real.is_folder() {
+            self.folders.insert(real.path, self.owners.len());
+            self.add_owner(format!("a file among the system's roots{by}"), place, false);
+        } else {
+            self.add(real, format!("the file of the system's roots{by}"), place, false);
+        }
+        if let Some(owner) = self.owners.last_mut() {
+            owner.variable = variable;
+        }
+    }
+
     fn add_owner(&mut self, what: String, place: KeyPlace, is_socket: bool) {
-        self.owners.push(Owner { what, place, is_socket });
+        self.owners.push(Owner { what, place, is_socket, variable: None });
     }
 
     fn add_path(&mut self, path: &Path, what: String, place: KeyPlace) {
@@ -173,13 +181,23 @@ impl<'t> Known<'t> {
         let reals: Vec<Real> = paths.iter().map(|path| files::real(path)).collect();
         let fault = reals.iter().enumerate().find_map(|(index, real)| {
             let why = self.fault(real, *kind)?;
-            Some(match (index, paths.get(index)) {
+            let message = match (index, paths.get(index)) {
                 (1.., Some(path)) => format!("bearerd writes {} too, which {why}", path.display()),
                 _ => why,
-            })
+            };
+            Some((message, self.owner(real).and_then(|owner| owner.variable)))
         });
-        if let Some(message) = fault {
-            report.error(at, message, "bearerd writes there: name another path, which nothing else uses");
+        match fault {
+            // Programs that use bearerd need exactly this, and so does a shell from which bearerd's other commands are started.
+            Some((message, Some(variable))) if *kind == Written::Bundle => {
+                let hint =
+                    format!("start `bearerd run` without {variable}: it is for programs that use bearerd");
+                report.warning(at, message, hint);
+            }
+            Some((message, _)) => {
+                report.error(at, message, "bearerd writes there: name another path, which nothing else uses");
+            }
+            None => {}
         }
         for real in reals {
             let what = format!("the path of `{}`", at.path);

@@ -356,6 +356,9 @@ fn an_expiry_alone_gives_the_lifetime() {
     let both = case().grant(r#"{"access_token":"t","expires_in":60,"expires_on":1900000600000}"#);
     assert_eq!(both.expires_in, Some(Duration::from_secs(60)));
     assert_eq!(both.expires_at, None, "how long goes before until when");
+    let odd = r#"{"access_token":"t","token_type":"Bearer","expires_in":60,"expires_on":"soon"}"#;
+    let (grant, notes) = case().judge(odd).unwrap();
+    assert_eq!((grant.expires_in, notes), (Some(Duration::from_secs(60)), vec![]), "nobody needs the other");
     let past = case().grant(r#"{"access_token":"t","expires_on":1800000000}"#);
     assert_eq!(past.expires_in, Some(Duration::from_secs(1)));
 }
