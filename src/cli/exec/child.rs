@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getpgrp, getppid, kill_process};
+use rustix::process::{Pid, Signal, getpgrp, getpid, getppid, kill_process};
 use rustix::termios::tcgetpgrp;
 use tokio::process::Child;
 use tokio::signal::unix::{self, SignalKind};
