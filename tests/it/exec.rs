@@ -1,21 +1,20 @@
 //! `bearerd exec -- COMMAND`: the program is as if bearerd were not there, except that its requests get tokens.
 
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 use rustls::pki_types::ServerName;
+use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio_rustls::TlsConnector;
 
 use crate::support::{
-    Client, Gate, RawRequest, RawResponse, Response, Setup, Wire, cli, eventually, tls, within,
+    Client, Gate, RawRequest, RawResponse, Response, Setup, Wire, cli, eventually, terminal, tls, within,
 };
 
 const HOST: &str = "api.example.com";
@@ -699,11 +698,7 @@ async fn as_process_1_it_passes_on_the_signals_that_stop_a_container_also_at_a_t
 n=0; got() { echo got $1; n=$((n+1)); }
 for s in QUIT WINCH; do trap \"got $s\" $s; kill -$s 1; done
 i=0; while [ $n -lt 2 ] && [ $i -lt 300 ]; do sleep 0.05; i=$((i+1)); done; exit $n";
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    unlockpt(&terminal).unwrap();
-    let path = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-    let noctty = i32::try_from(OFlags::NOCTTY.bits()).unwrap();
-    let end = std::fs::OpenOptions::new().read(true).write(true).custom_flags(noctty).open(path).unwrap();
+    let (_own, end) = terminal::terminal();
     let bearerd = env!("CARGO_BIN_EXE_bearerd");
     let output = tokio::process::Command::new("unshare")
         .args(["--map-root-user", "--pid", "--fork", "--mount-proc", "setsid", "--ctty"])
@@ -717,29 +712,40 @@ i=0; while [ $n -lt 2 ] && [ $i -lt 300 ]; do sleep 0.05; i=$((i+1)); done; exit
 
 /// A terminal sends Ctrl-C to both, so the program gets it once, and bearerd waits for its end.
 #[tokio::test]
-#[ignore = "needs script"]
+#[ignore = "needs setsid"]
 async fn ctrl_c_of_a_terminal_reaches_the_program_once() {
+    ctrl_c_reaches_the_program_once(&[]).await;
+}
+
+/// As in a container that has a terminal and no device of this name.
+#[tokio::test]
+#[ignore = "needs unshare"]
+async fn ctrl_c_reaches_the_program_once_also_without_dev_tty() {
+    let hide = "mount --bind /dev/null /dev/tty && exec \"$@\"";
+    let hidden = ["unshare", "--map-root-user", "--mount", "sh", "-c", hide, "sh"];
+    ctrl_c_reaches_the_program_once(&hidden).await;
+}
+
+async fn ctrl_c_reaches_the_program_once(before: &[&str]) {
     let setup = setup().await;
     let traps = "n=0; trap 'n=$((n+1))' INT; test -t 0 && test -t 1 && echo terminal; echo ready; i=0
 while [ $i -lt 20 ]; do sleep 0.05; [ $n -gt 0 ] && i=$((i+1)); done; echo got $n; exit 5";
     setup.file("program", traps);
-    let command =
-        format!("env --default-signal=INT,QUIT {} exec -- sh program", env!("CARGO_BIN_EXE_bearerd"));
-    let mut child = tokio::process::Command::new("script")
-        .args(["-qefc", &command, "/dev/null"])
-        .current_dir(setup.folder())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("this test needs script: install bsdutils");
-    let (mut input, mut output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+    let bearerd = env!("CARGO_BIN_EXE_bearerd");
+    let bearerd = ["env", "--default-signal=INT,QUIT", bearerd, "exec", "--", "sh", "program"];
+    let (mut child, own) = terminal::start(setup.folder(), &[before, &bearerd].concat(), |_| ());
+    let mut input = File::from_std(own.try_clone().unwrap());
+    let mut output = BufReader::new(File::from_std(own));
     let mut said = String::new();
     while !said.contains("ready") {
         assert!(within("the program", output.read_line(&mut said)).await.unwrap() > 0, "{said}");
     }
     assert!(said.contains("terminal"), "{said}");
     input.write_all(b"\x03").await.unwrap();
-    within("the end", output.read_to_string(&mut said)).await.unwrap();
+    input.flush().await.unwrap();
+    let mut rest = Vec::new();
+    within("the end", terminal::read_to_end(&mut output, &mut rest)).await;
+    said += &String::from_utf8(rest).unwrap();
     assert!(said.contains("got 1"), "{said}");
-    assert_eq!(within("script", child.wait()).await.unwrap().code(), Some(5), "{said}");
+    assert_eq!(within("bearerd", child.wait()).await.unwrap().code(), Some(5), "{said}");
 }

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
+use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 
 use crate::support::cli::{command, run, run_with};
 use crate::support::h2::{H2Client, whole};
 use crate::support::tls::{ca, localhost};
-use crate::support::{RawRequest, RawResponse, Setup, within};
+use crate::support::{RawRequest, RawResponse, Setup, terminal, within};
 
 /// Every default that the interface promises, by the schema's definition (empty: the top level).
 const DEFAULTS: &[(&str, &str, &str)] = &[
@@ -345,7 +346,7 @@ async fn the_demo_fits_80_columns() {
 }
 
 #[tokio::test]
-#[ignore = "needs script"]
+#[ignore = "needs setsid"]
 async fn a_terminal_says_how_wide_it_is() {
     let setup = Setup::new().await.top("drain_delay = 5\ninclude = [\"*/x\"]");
     setup.write();
@@ -422,16 +423,16 @@ async fn run_refuses_a_certificate_that_check_refuses() {
 const VERBS: &[&str] =
     &["run", "check", "explain", "token", "init", "schema", "demo", "healthcheck", "completions"];
 
-/// `RawResponse`, as a terminal would get it, from a command line run in a terminal of its own.
+/// What a terminal shows of a command line.
 async fn in_terminal(setup: &Setup, args: &str, env: &[(&str, &str)]) -> String {
-    let line = format!("{} {args}", env!("CARGO_BIN_EXE_bearerd"));
-    let mut command = tokio::process::Command::new("script");
-    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    command.current_dir(setup.folder()).env_clear().env("TERM", "xterm").stdin(Stdio::null());
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(env.iter().copied());
-    let output = within("script to end", command.output()).await;
-    let output = output.expect("`script` is needed for this test: install it (Debian: apt install bsdutils)");
-    String::from_utf8(output.stdout).unwrap()
+    let line: Vec<&str> = [env!("CARGO_BIN_EXE_bearerd")].into_iter().chain(args.split(' ')).collect();
+    let (_child, own) = terminal::start(setup.folder(), &line, |command| {
+        command.env_clear().env("TERM", "xterm");
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(env.iter().copied());
+    });
+    let mut shown = Vec::new();
+    within("the program to end", terminal::read_to_end(&mut File::from_std(own), &mut shown)).await;
+    String::from_utf8(shown).unwrap()
 }
 
 #[tokio::test]
@@ -486,7 +487,7 @@ async fn no_config_says_where_it_was_looked_for_and_how_to_get_one() {
 }
 
 #[tokio::test]
-#[ignore = "needs script"]
+#[ignore = "needs setsid"]
 async fn colours_are_for_terminals_alone() {
     let setup = Setup::new().await.top("worker = 2");
     setup.write();
@@ -514,7 +515,7 @@ async fn colours_are_for_terminals_alone() {
 }
 
 #[tokio::test]
-#[ignore = "needs script"]
+#[ignore = "needs setsid"]
 async fn progress_is_one_line_on_a_terminal_and_gone_at_the_end() {
     let setup = Setup::new().await;
     setup.write();

@@ -25,6 +25,7 @@ pub mod response;
 pub mod scripted;
 pub mod server;
 pub mod setup;
+pub mod terminal;
 pub mod tls;
 pub mod wire;
 

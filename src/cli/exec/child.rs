@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -228,8 +229,11 @@ fn has_program(signal: Signal) -> bool {
     FROM_TERMINAL.contains(&signal) && !for_container && is_in_foreground()
 }
 
-/// Whether a terminal sends its signals to bearerd, and so to the program.
+/// Whether a terminal sends its signals to bearerd, and so to the program. Not every container with a terminal has `/dev/tty`.
 fn is_in_foreground() -> bool {
-    let terminal = std::fs::File::open("/dev/tty");
-    terminal.is_ok_and(|terminal| tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp()))
+    let by = |terminal: BorrowedFd<'_>| tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp());
+    std::fs::File::open("/dev/tty").is_ok_and(|terminal| by(terminal.as_fd()))
+        || by(io::stdin().as_fd())
+        || by(io::stdout().as_fd())
+        || by(io::stderr().as_fd())
 }
