@@ -126,7 +126,6 @@ impl Drop for Folder {
     }
 }
 
-/// User and password of the proxy, which only the program's variables carry.
 /// A user and a password that nobody can guess.
 pub(super) fn random_key() -> Result<String, Failure> {
     let mut bytes = [0_u8; 32];
