@@ -23,8 +23,10 @@ use std::sync::Arc;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 use clap_complete::Shell;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{self, Ended, NotifySocket, Options, Running, StartError};
+use crate::aside::Aside;
 use crate::cli::args::{Args, Color, Common, Output, StoreVerb, Verb};
 use crate::clock::SystemClock;
 use crate::config::{self, Config, IssuerConfig};
@@ -264,25 +266,48 @@ fn run(common: &Common, refused: &[String]) -> Result<Exit, Failure> {
     let config = load_with(common, config::load)?;
     let log = start_log(common, &config.log)?;
     let notify = std::env::var_os("NOTIFY_SOCKET").map(NotifySocket::new);
-    let running = serve(
-        config,
-        Options { log: Some(log), notify, passed, signals: true, ..Options::default() },
-        refused,
-    )?;
+    let options = Options { log: Some(log), notify, passed, signals: true, ..Options::default() };
+    let running = runtime()?.block_on(serve(config, options, refused, stopped()))?;
     let ended = running.join();
     config::end_programs();
     Ok(exit_after(&ended))
 }
 
-/// Starts the proxy as its own process. `refused`: the protections that the kernel refused.
-fn serve(config: Config, options: Options, refused: &[String]) -> Result<Running, Failure> {
+/// Starts the proxy as its own process. `refused`: the protections that the kernel refused. `stop`: why it must not start after
+/// all. The start may take a while, because it waits for the first output of the config's programs.
+async fn serve(
+    config: Config,
+    options: Options,
+    refused: &[String],
+    stop: impl Future<Output = Failure>,
+) -> Result<Running, Failure> {
+    static STARTING: Aside = Aside::new("start", 1);
     app::install_panic_hook();
     for refused in refused {
         tracing::warn!(event = "process.not_hardened", "{refused}");
     }
     let options = Options { watch: true, ..options };
-    app::start(config, Arc::new(SystemClock), options)
-        .map_err(|error| Failure::new(start_exit(&error), error.to_string()))
+    let starting = STARTING.run(move || app::start(config, Arc::new(SystemClock), options));
+    tokio::select! {
+        started = starting => started
+            .map_err(|error| Failure::new(Exit::No, error.to_string()))?
+            .map_err(|error| Failure::new(start_exit(&error), error.to_string())),
+        stopped = stop => {
+            config::end_programs();
+            Err(stopped)
+        }
+    }
+}
+
+/// The signal that ends bearerd before it has started. Later ones are for [`app`].
+async fn stopped() -> Failure {
+    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt)] = signals else { return std::future::pending().await };
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    Failure::new(Exit::Fine, format!("{name} came before bearerd had started"))
 }
 
 fn start_exit(error: &StartError) -> Exit {

@@ -61,6 +61,7 @@ const REFUSAL_TIME: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// What applies to connections that are accepted from now on.
+#[derive(Clone)]
 pub struct ListenerSettings {
     pub config: Arc<ListenerConfig>,
     pub limits: Limits,
@@ -75,13 +76,7 @@ impl ListenerSettings {
     /// The same with another authority.
     #[must_use]
     pub fn with_authority(&self, authority: CertificateAuthority) -> Self {
-        Self {
-            config: Arc::clone(&self.config),
-            limits: self.limits.clone(),
-            tls: self.tls.clone(),
-            authority: Some(Arc::new(authority)),
-            metrics: Arc::clone(&self.metrics),
-        }
+        Self { authority: Some(Arc::new(authority)), ..self.clone() }
     }
 }
 

@@ -332,12 +332,14 @@ impl Refusal {
     }
 
     fn unsigned(header: &HeaderName) -> Self {
-        Self::signature(format!("the header {header} is missing; it holds the hex HMAC-SHA256 of the body"))
+        Self::signature(format!(
+            "the header field {header} is missing; it holds the hex HMAC-SHA256 of the body"
+        ))
     }
 
     fn no_hex(header: &HeaderName) -> Self {
         Self::signature(format!(
-            "the header {header} does not hold 64 hex digits, the HMAC-SHA256 of the body"
+            "the header field {header} does not hold 64 hex digits, the HMAC-SHA256 of the body"
         ))
     }
 

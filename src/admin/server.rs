@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::view::View;
 use super::{Admin, health, page, recent, status};
+use crate::aside::Aside;
 use crate::config::Callers;
 use crate::listener::{
     Bound, SmallCaller, SmallHandler, SmallLimits, SmallResponse, Stop, problem_response, serve_small,
@@ -50,9 +51,19 @@ async fn read_on(admin: Arc<Admin>) -> Infallible {
     }
 }
 
+static LOOKING: Aside = Aside::new("status", 4);
+
 impl SmallHandler for Admin {
     async fn serve(self: Arc<Self>, asker: SmallCaller, request: Request<Incoming>) -> SmallResponse {
-        self.respond(asker, &request)
+        if request.uri().path() != "/status" {
+            return self.respond(asker, &request);
+        }
+        // It looks at the files that the config names, which may hang.
+        let request = request.map(drop);
+        let looking = LOOKING.run(move || self.respond(asker, &request));
+        looking.await.unwrap_or_else(|error| {
+            problem_response(StatusCode::SERVICE_UNAVAILABLE, "overloaded", &error.to_string())
+        })
     }
 }
 

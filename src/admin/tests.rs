@@ -253,7 +253,7 @@ fn status_tells_what_each_webhook_has_learned() {
     assert_eq!((&good["problem"], &good["last_refusal"]), (&Value::Null, &Value::Null));
     assert_eq!((&bad["has_value"], &bad["received_at"]), (&false.into(), &Value::Null));
     assert_eq!(bad["problem"], "webhook seismic: its store is not JSON");
-    assert_eq!(bad["last_refusal"]["detail"], "the header x-seismic-signature is missing");
+    assert_eq!(bad["last_refusal"]["detail"], "the header field x-seismic-signature is missing");
 }
 
 /// Catalogue C-2 and C-10: what may be secret in a config is on no page.
@@ -671,7 +671,8 @@ fn webhook(problem: Option<&str>) -> WebhookView {
         has_value: problem.is_none(),
         received_at: problem.is_none().then(|| ago(30)),
         problem: problem.map(str::to_owned),
-        last_refusal: problem.map(|_| (ago(20), "the header x-seismic-signature is missing".to_owned())),
+        last_refusal: problem
+            .map(|_| (ago(20), "the header field x-seismic-signature is missing".to_owned())),
     }
 }
 

@@ -34,8 +34,7 @@ pub struct Alone {
 /// The listener cannot be served.
 pub fn serve_alone(config: &Arc<Config>, index: usize, authorization: Secret) -> Result<Alone, String> {
     let metrics = Arc::new(Metrics::new(1));
-    let settings = listeners::settings(config, None, &metrics).map_err(|messages| messages.join("; "))?;
-    let settings = settings.get(index).ok_or("the config has no such listener")?;
+    let settings = listeners::settings_of(config, index, None, &metrics)?;
     let any = Address::Tcp((Ipv4Addr::LOCALHOST, 0).into());
     let bound = Bound::bind(&settings.config.name, &any, &UnixOptions::OWNER_ALONE)
         .map_err(|error| error.to_string())?;
@@ -49,13 +48,7 @@ pub fn serve_alone(config: &Arc<Config>, index: usize, authorization: Secret) ->
     let rules = snapshot.listeners.get_mut(index).ok_or("the config has no such listener")?;
     *rules = Arc::new(rules.requiring(PROXY_AUTHORIZATION, authorization));
     let proxy = Arc::new(Proxy::new(Arc::new(SnapshotCell::from_pointee(snapshot))));
-    let settings = ListenerSettings {
-        config: Arc::clone(&settings.config),
-        limits: settings.limits.clone(),
-        tls: None,
-        authority: settings.authority.clone(),
-        metrics: Arc::clone(&settings.metrics),
-    };
+    let settings = ListenerSettings { tls: None, ..settings };
     let settings = Arc::new(SettingsCell::from_pointee(settings));
     let connections = Arc::new(ConnectionLimit::new());
     tokio::spawn(listener::serve(bound, proxy, settings, connections, Stop::default()));

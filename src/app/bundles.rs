@@ -128,9 +128,7 @@ impl Bundles {
             Some((Arc::clone(&settings.config.name), view(settings, authority)?))
         }));
     }
-}
 
-impl Bundles {
     /// Writes all of them again: those of a reload that failed were written already.
     pub(super) fn write_again(&self) {
         self.running.values().for_each(|sender| sender.send_modify(|(_, written)| *written = false));

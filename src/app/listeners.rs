@@ -31,29 +31,42 @@ pub fn settings(
     running: Option<&[Arc<ListenerSettings>]>,
     metrics: &Metrics,
 ) -> Result<Vec<Arc<ListenerSettings>>, Vec<String>> {
-    let limits = Limits { connections: Room::of(config).callers, ..config.limits.clone() };
     let mut all = Vec::with_capacity(config.listeners.len());
     let mut errors = Vec::new();
-    for (index, listener) in config.listeners.iter().enumerate() {
-        let before = running.map(|running| running.iter().find(|it| it.config.name == listener.name));
-        // At the start, or if it has waited since then.
-        let may_wait =
-            before.is_none_or(|before| before.is_some_and(|before| before.config.is_missing_files()));
-        let waits = may_wait && listener.is_missing_files();
-        let made = server_config(listener, waits)
-            .and_then(|tls| Ok((tls, authority(config, index, before.flatten(), waits)?)));
-        match made {
-            Ok((tls, authority)) => all.push(Arc::new(ListenerSettings {
-                config: Arc::clone(listener),
-                limits: limits.clone(),
-                tls,
-                authority,
-                metrics: metrics.listener(&listener.name),
-            })),
-            Err(error) => errors.push(format!("listener.{}: {}", listener.name, error.0)),
+    for index in 0..config.listeners.len() {
+        match settings_of(config, index, running, metrics) {
+            Ok(settings) => all.push(Arc::new(settings)),
+            Err(error) => errors.push(error),
         }
     }
     if errors.is_empty() { Ok(all) } else { Err(errors) }
+}
+
+/// Of one listener. Blocks.
+///
+/// # Errors
+/// Why its certificate, key, or CA cannot be used.
+pub(super) fn settings_of(
+    config: &Config,
+    index: usize,
+    running: Option<&[Arc<ListenerSettings>]>,
+    metrics: &Metrics,
+) -> Result<ListenerSettings, String> {
+    let listener = config.listeners.get(index).ok_or("the config has no such listener")?;
+    let before = running.map(|running| running.iter().find(|it| it.config.name == listener.name));
+    // At the start, or if it has waited since then.
+    let may_wait = before.is_none_or(|before| before.is_some_and(|before| before.config.is_missing_files()));
+    let waits = may_wait && listener.is_missing_files();
+    let made = server_config(listener, waits)
+        .and_then(|tls| Ok((tls, authority(config, index, before.flatten(), waits)?)));
+    let (tls, authority) = made.map_err(|error| format!("listener.{}: {}", listener.name, error.0))?;
+    Ok(ListenerSettings {
+        config: Arc::clone(listener),
+        limits: Limits { connections: Room::of(config).callers, ..config.limits.clone() },
+        tls,
+        authority,
+        metrics: metrics.listener(&listener.name),
+    })
 }
 
 fn server_config(listener: &ListenerConfig, waits: bool) -> Result<Option<HostTls>, TlsSettingsError> {

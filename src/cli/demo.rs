@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::app::Options;
 use crate::cli::args::{Common, Output};
 use crate::cli::demo::servers::{Echo, Issuer, LIFETIME, Tokens};
-use crate::cli::{Exit, Failure, check, exit_after, output, serve, start_log};
+use crate::cli::{Exit, Failure, check, exit_after, output, runtime, serve, start_log, stopped};
 use crate::config;
 
 /// The client that the built-in issuer knows.
@@ -53,7 +53,8 @@ pub(super) fn demo(common: &Common, format: Output, refused: &[String]) -> Resul
         Failure::new(Exit::Config, "the demo's own config is refused: a fault of ours, please report it")
     })?;
     let log = start_log(common, &config.log)?;
-    let running = serve(config, Options { log: Some(log), signals: true, ..Options::default() }, refused)?;
+    let options = Options { log: Some(log), signals: true, ..Options::default() };
+    let running = runtime()?.block_on(serve(config, options, refused, stopped()))?;
     match format {
         Output::Text => {
             let story = Story { config: files.config().to_owned(), text, proxy, admin, api: echo, tokens };

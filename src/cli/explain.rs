@@ -549,7 +549,7 @@ fn caller_rules(listener: &ListenerConfig, request: &ExplainedRequest, notes: &m
             _ => (403, ""),
         };
         notes.push(format!(
-            "the listener requires header `{name}` with its value{on}, else {status} `caller_refused`{missing}"
+            "the listener requires the header field `{name}` with its value{on}, else {status} `caller_refused`{missing}"
         ));
     }
     if listener.callers == Callers::Network && !listener.allow.is_empty() {

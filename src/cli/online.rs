@@ -1,7 +1,8 @@
 //! `bearerd check --online`: what issuers and upstreams say about a config, on one screen.
 //!
-//! It requests tokens and opens connections to upstreams exactly as the proxy does, and sends no request over those. If bearerd runs,
-//! it also sends a CONNECT through each forward listener; if not, it serves them itself for that. Nothing that it shows contains a secret.
+//! It requests tokens and opens connections to upstreams exactly as the proxy does, and sends no request over those. If
+//! bearerd runs, it also sends a CONNECT through each forward listener; if not, it serves them itself for that. Nothing that
+//! it shows contains a secret.
 
 mod forward;
 mod guess;

@@ -37,11 +37,11 @@ pub(super) const VARIABLES: [Variable; 14] = [
 pub(super) fn java_options(path: &Path) -> String {
     let [_, pkcs12, _] = bundle_files(path);
     let path = pkcs12.display().to_string();
-    // Java takes quotes around a path with blanks.
-    let quote = match (path.contains(char::is_whitespace), path.contains('\'')) {
-        (false, _) => "",
-        (true, false) => "'",
-        (true, true) => "\"",
+    // In this variable, quotes of either kind hide blanks and quotes of the other kind.
+    let quote = match (path.contains(char::is_whitespace), path.contains('\''), path.contains('"')) {
+        (false, false, false) => "",
+        (_, true, _) => "\"",
+        _ => "'",
     };
     format!(
         "-Djavax.net.ssl.trustStore={quote}{path}{quote} -Djavax.net.ssl.trustStoreType=PKCS12 -Djavax.net.ssl.trustStorePassword={}",

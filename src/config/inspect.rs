@@ -2,6 +2,7 @@
 //! read, and common slips in a secret, found from its bytes without showing them.
 
 use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -69,11 +70,11 @@ pub fn problem_near(
 /// What keeps bearerd from writing, as far as that is known without writing.
 fn check_written(written: &WrittenPath) -> Option<Problem> {
     let WrittenPath { path, kind, place } = written;
-    let parent = path.parent().filter(|folder| !folder.is_dir());
+    let parent = path.parent().filter(|folder| is_no_folder(folder));
     let (message, hint) = match (kind, parent) {
         (Written::Bundle, Some(folder)) => (
             format!(
-                "the folder {} does not exist, and `bearerd run` starts only where it can write the bundle",
+                "the folder {} does not exist, and `bearerd run` starts only if it can write the bundle",
                 folder.display()
             ),
             format!("run `mkdir -p {}` as the user that bearerd runs as", folder.display()),
@@ -82,13 +83,21 @@ fn check_written(written: &WrittenPath) -> Option<Problem> {
             format!("the folder {} does not exist, so bearerd cannot keep a learned value", folder.display()),
             format!("run `mkdir -m 700 -p {}` as the user that bearerd runs as", folder.display()),
         ),
-        (Written::Tokens, _) if path.exists() && !path.is_dir() => (
+        (Written::Tokens, _) if files::state(path).is_ok_and(|state| !state.is_dir()) => (
             format!("{} is not a folder, so no token can be kept", path.display()),
             "name a folder that bearerd may write".to_owned(),
         ),
         _ => return None,
     };
     Some(place.problem(Severity::Warning, message, Some(hint)))
+}
+
+/// Not if its file system does not say what is there.
+fn is_no_folder(path: &Path) -> bool {
+    match files::state(path) {
+        Ok(state) => !state.is_dir(),
+        Err(error) => matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+    }
 }
 
 /// What is wrong with the keys of a store, as far as they exist.

@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::made::{Known, Made, Maker, Outcome, Recipe};
 use crate::aside::{Aside, SharedWork};
+use crate::config::files;
 use crate::config::reference::Source;
 use crate::config::schema::is_secret_literal;
 use crate::redact::Redactor;
@@ -50,8 +51,8 @@ static KNOWN: Known<ProgramConfig> = Mutex::new(Vec::new());
 /// The limit of open files that programs get.
 static FILES: OnceLock<Rlimit> = OnceLock::new();
 
-/// Programs get this limit of open files, and not the one to which bearerd raises its own: some close every descriptor up to the
-/// limit when they start, and those that use `select` fail with descriptors above 1024.
+/// Programs get this limit of open files, and not the one to which bearerd raises its own, because those that use `select` fail with
+/// descriptors above 1024. A program gets it as soon as it runs; only what it does first may still see bearerd's limit.
 pub fn limit_files(limit: Rlimit) {
     let _ = FILES.set(limit);
 }
@@ -148,7 +149,7 @@ impl ProgramConfig {
     fn find(&self) -> Result<PathBuf, String> {
         let name = self.name();
         if let Some(path) = self.path() {
-            return match path.metadata() {
+            return match files::state(&path) {
                 Ok(state) if state.is_file() && is_executable(&path) => Ok(path),
                 Ok(state) if state.is_file() => Err(format!(
                     "may not be run by this user: run `chmod +x {0}`, or check the rights on {0} and its folders",
@@ -160,9 +161,10 @@ impl ProgramConfig {
         }
         let folders = std::env::var_os("PATH").unwrap_or_else(|| OsString::from(DEFAULT_PATH));
         let absolute = |folder: PathBuf| std::path::absolute(folder.join(name)).ok();
-        let files = std::env::split_paths(&folders).filter_map(absolute);
+        let there = |file: &PathBuf| files::state(file).is_ok_and(|state| state.is_file());
+        let files = std::env::split_paths(&folders).filter_map(absolute).filter(there);
         let (mut found, mut refused) = (None, None);
-        for file in files.filter(|file| file.is_file()) {
+        for file in files {
             match is_executable(&file) {
                 true => found = found.or(Some(file)),
                 false => refused = refused.or(Some(file)),
@@ -230,7 +232,7 @@ impl ProgramConfig {
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let _running = group.map(|group| Running::new(group.as_raw_nonzero().get()));
         if let Some((pid, limit)) = group.zip(FILES.get()) {
-            // The system refuses it only if the program has ended.
+            // The system refuses it if the program has ended, or runs as another user by its mode.
             let _ = prlimit(Some(pid), Resource::Nofile, *limit);
         }
         let mut printed = Zeroizing::new(Vec::with_capacity(OUTPUT_LIMIT + 1));

@@ -283,7 +283,6 @@ impl Source {
         }
     }
 
-    /// The file that this reads, for the watcher.
     /// The variable of an `env` reference.
     pub fn variable(&self) -> Option<&str> {
         match &self.0.definition {
@@ -292,6 +291,7 @@ impl Source {
         }
     }
 
+    /// The file that this reads, for the watcher.
     pub fn path(&self) -> Option<&Path> {
         match &self.0.definition {
             Definition::File { path, .. } | Definition::Webhook { store: path, .. } => Some(path),

@@ -179,7 +179,7 @@ impl ErrorContext<'_> {
                 format!("check params (audience, resource) and scopes of [issuer.{name}] and of the route")
             }
             "invalid_request" if exchanges_token(self.config) => format!(
-                "{}; or check the other params and the scopes of it",
+                "{}; or check its other params and its scopes",
                 self.check_grant()
             ),
             "invalid_request" if self.may_need_client_id() => format!(

@@ -272,13 +272,7 @@ impl<H: Handler> ConnectionService<H> {
                 // Otherwise hyper would serve all pipelined requests in one turn, before any other connection.
                 tokio::task::yield_now().await;
             }
-            if connect {
-                self.offer_authority(&mut request);
-            }
-            let mut response = self.shared.handler.call(&self.watch.caller, &mut request).await;
-            if connect {
-                self.open_inside(&mut request, &mut response);
-            }
+            let mut response = self.handle(&mut request).await;
             drop(request);
             let refused = response.status().is_client_error() || response.status().is_server_error();
             // hyper says it itself only if it learned about the stop before the response.
@@ -315,16 +309,20 @@ impl<H: Handler> ConnectionService<H> {
                 *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok(response);
             }
-            let connect = request.method() == Method::CONNECT;
-            if connect {
-                self.offer_authority(&mut request);
-            }
-            let mut response = self.shared.handler.call(&self.watch.caller, &mut request).await;
-            if connect {
-                self.open_inside(&mut request, &mut response);
-            }
-            Ok(response)
+            Ok(self.handle(&mut request).await)
         }
+    }
+
+    async fn handle(&self, request: &mut Request<CallerBody>) -> Response<H::Body> {
+        let connect = request.method() == Method::CONNECT;
+        if connect {
+            self.offer_authority(request);
+        }
+        let mut response = self.shared.handler.call(&self.watch.caller, request).await;
+        if connect {
+            self.open_inside(request, &mut response);
+        }
+        response
     }
 
     /// A CONNECT takes with it what signs the certificates now: a connection may be older than the authority.

@@ -277,11 +277,12 @@ pub(super) fn system_certificates() -> Result<Vec<CertificateDer<'static>>, TlsS
     if read.certs.is_empty() { Err(no_system_roots(read.errors.first())) } else { Ok(read.certs) }
 }
 
-/// The certificates of a PEM file, or of the files in a folder. What is no certificate is left out, as programs do that trust them.
+/// The certificates of a PEM file, or of the files in a folder. Anything that is not a certificate is skipped, as the
+/// programs that use these files do.
 pub(super) fn certificates_at(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let read = |path: &Path| {
         let found = files::read(path, files::LARGEST_CONFIG)?;
-        Ok(CertificateDer::pem_reader_iter(found.bytes.as_slice()).flatten().collect())
+        Ok(CertificateDer::pem_slice_iter(&found.bytes).flatten().collect())
     };
     if !files::state(path)?.is_dir() {
         return read(path);
@@ -474,9 +475,9 @@ pub(super) fn store(options: &TlsOptions) -> Result<Arc<RootCertStore>, TlsSetti
 
 /// The files and folders of roots besides `tls.ca`.
 pub(super) fn files(options: &TlsOptions) -> Vec<PathBuf> {
-    match (options.roots, &options.ca) {
-        (Roots::System, _) | (Roots::Both, _) => config::system_roots(),
-        (Roots::Ca | Roots::Bundled, _) => Vec::new(),
+    match options.roots {
+        Roots::System | Roots::Both => config::system_roots(),
+        Roots::Ca | Roots::Bundled => Vec::new(),
     }
 }
 

@@ -424,10 +424,12 @@ impl ListenerRules {
             (Some(given), None) if is_right(given) => Ok(()),
             (None, _) => {
                 let authenticate = *name == header::PROXY_AUTHORIZATION;
-                let error = self.key_refused(caller, &format!("the header {name} is missing"));
+                let error = self.key_refused(caller, &format!("the header field {name} is missing"));
                 Err(ProxyError { authenticate, ..error })
             }
-            (Some(_), _) => Err(self.key_refused(caller, &format!("the header {name} has a wrong value"))),
+            (Some(_), _) => {
+                Err(self.key_refused(caller, &format!("the header field {name} has a wrong value")))
+            }
         }
     }
 
@@ -465,7 +467,7 @@ impl RequiredHeader {
     }
 }
 
-/// Takes as long for different ones.
+/// In constant time for values of the same length.
 fn are_equal(one: &[u8], other: &[u8]) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(one, other).is_ok()
 }

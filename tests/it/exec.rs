@@ -358,6 +358,17 @@ async fn a_file_of_the_user_that_cannot_be_read_is_told_and_left_out() {
     }
 }
 
+#[tokio::test]
+async fn a_pipe_for_the_log_that_nobody_reads_is_an_error() {
+    use rustix::fs::{CWD, Mode, mkfifoat};
+    let setup = setup().await;
+    mkfifoat(CWD, setup.folder().join("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
+    let output = cli::run(setup.folder(), &["exec", "--log-file", "pipe", "--", "echo", "started"]).await;
+    output.expect_code(1);
+    assert!(output.stderr.contains("cannot write to --log-file pipe"), "{}", output.stderr);
+    assert_eq!(output.stdout, "");
+}
+
 /// A folder for temporary files that is relative to where the user is, with a blank in its name.
 #[tokio::test]
 async fn files_for_the_program_are_found_from_every_folder() {

@@ -3,9 +3,10 @@
 use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::{RawResponse, Scripted, Setup, World, cli, eventually, quick};
+use crate::support::{Bearerd, RawResponse, Scripted, Setup, World, cli, eventually, quick};
 
 fn pipe(path: &Path) {
     rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
@@ -201,4 +202,36 @@ async fn secret_that_was_just_changed_fixes_a_refused_client_within_two_seconds(
         took
     })
     .await;
+}
+
+/// A FUSE mount whose server does not respond, as of a network disk that went away.
+#[tokio::test]
+#[ignore = "needs unshare"]
+async fn a_folder_that_hangs_holds_up_neither_probes_nor_reloads() {
+    let setup = Setup::new().await.issuer("client_secret = { exec = [\"hung/program\"] }");
+    std::fs::create_dir(setup.folder().join("hung")).unwrap();
+    setup.write();
+    let mount = "exec 9<>/dev/fuse && mount -i -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0 fuse hung && exec \"$@\"";
+    let mut command = tokio::process::Command::new("unshare");
+    command.args([
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-c",
+        mount,
+        "sh",
+        env!("CARGO_BIN_EXE_bearerd"),
+        "run",
+    ]);
+    command.current_dir(setup.folder()).env_remove("NOTIFY_SOCKET").kill_on_drop(true);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let proxy = Bearerd::spawn(setup.shared_folder(), command).await;
+    let world = World::new(proxy, setup);
+    let (status, livez) = tokio::join!(world.admin("/status"), world.admin("/livez"));
+    assert_eq!((status.status, livez.status), (200, 200));
+    let warnings = status.json()["config"]["warnings"].to_string();
+    assert!(warnings.contains("hung/program: has not come for"), "{warnings}");
+    let detail = detail(&world, "/").await;
+    assert!(detail.contains("does not respond"), "{detail}");
+    world.reload().await;
 }

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::support::bearerd::Bearerd;
 use crate::support::blocking::copy_program;
 use crate::support::tls::Ca;
 use crate::support::{
-    Client, RawRequest, RawResponse, Recorded, Scripted, Setup, World, cli, eventually, stays,
+    Client, RawRequest, RawResponse, Recorded, Scripted, Setup, World, cli, eventually, stays, within,
 };
 
 /// Writes a shell script beside the config.
@@ -321,6 +323,28 @@ async fn no_program_outlives_bearerd() {
     world.proxy.stop().await;
     for pid in pids {
         eventually(&format!("{pid} to be gone"), || async { is_gone(&pid).then_some(()) }).await;
+    }
+}
+
+/// A start waits for the first output of a program outside of token requests.
+#[tokio::test]
+async fn a_signal_during_the_start_ends_bearerd_and_its_programs() {
+    let exec = "{ exec = [\"./program\"], keep = \"1m\", timeout = \"1m\" }";
+    let keys = format!("require_header = {{ name = \"x-key\", value = {exec} }}");
+    for (args, code) in [(&["run"][..], 0), (&["exec", "--", "true"], 143)] {
+        let setup = scene("echo $$ > pid; exec sleep 600", "").await.listener(&keys);
+        setup.write();
+        let mut command = cli::command(setup.folder(), args);
+        let mut child = command.env("TMPDIR", setup.folder()).spawn().unwrap();
+        let pid = pid_in(setup.folder(), "pid").await;
+        let own = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+        kill_process(own, Signal::TERM).unwrap();
+        let status = within("the end of bearerd", child.wait()).await.unwrap();
+        assert_eq!(status.code(), Some(code), "{args:?}");
+        eventually("the program to be gone", || async { is_gone(&pid).then_some(()) }).await;
+        let left = std::fs::read_dir(setup.folder()).unwrap().map(|it| it.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("bearerd-exec")).collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 }
 

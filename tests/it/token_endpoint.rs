@@ -406,7 +406,7 @@ async fn the_gate_may_be_the_authorization_that_oauth_clients_send() {
     for request in [request(&wrong), missing, RawRequest::get("/token/corp")] {
         let response = exchange(&world, request).await;
         let why = expect_error(&response, 401, "invalid_client");
-        assert!(why.contains("the header authorization "), "{why}");
+        assert!(why.contains("the header field authorization "), "{why}");
         assert_eq!(response.header("www-authenticate"), Some("Basic realm=\"bearerd\""));
         let status = response.header("proxy-status").unwrap_or_default();
         assert!(status.contains("caller_refused"), "{status}");

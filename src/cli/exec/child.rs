@@ -12,6 +12,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
+use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, getpgrp, getpid, getppid, kill_process};
 use rustix::termios::tcgetpgrp;
@@ -21,7 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::Environment;
 use crate::app::with_inherited_limits;
-use crate::cli::{Exit, Failure, runtime};
+use crate::cli::{Exit, Failure};
 
 /// What is passed on to the program, beside the real-time signals: all that would end bearerd alone, but those of a fault of its
 /// own (`SIGSEGV` and such) and `SIGPIPE`, which says that its own output is closed. `SIGWINCH` ends some servers in order
@@ -45,7 +46,7 @@ const NAMED: [Signal; 12] = [
 const OWN_LIMITS: [Signal; 2] = [Signal::XCPU, Signal::XFSZ];
 /// Those that a terminal or its shell sends to the whole foreground group.
 const FROM_TERMINAL: [Signal; 4] = [Signal::INT, Signal::QUIT, Signal::WINCH, Signal::CONT];
-/// Those of them that stop containers (`STOPSIGNAL` of nginx' and Apache's images), which only process 1 gets. A program that gets
+/// Those of them that stop containers (`STOPSIGNAL` of nginx's and Apache's images), which only process 1 gets. A program that gets
 /// one twice, because it came from a terminal after all, does nothing else. A second `SIGINT` would end many at once.
 const STOPS_CONTAINERS: [Signal; 2] = [Signal::QUIT, Signal::WINCH];
 
@@ -62,10 +63,10 @@ fn of_linux() -> impl Iterator<Item = Signal> {
 }
 
 /// The signals that bearerd was told to ignore, as `nohup` does. A program inherits this, so bearerd does not touch them.
-pub(super) struct IgnoredSignals(u64);
+struct IgnoredSignals(u64);
 
 impl IgnoredSignals {
-    pub(super) fn of_this_process() -> Self {
+    fn of_this_process() -> Self {
         let status =
             std::fs::File::open("/proc/self/status").and_then(io::read_to_string).unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -78,26 +79,40 @@ impl IgnoredSignals {
     }
 }
 
+/// The signals that bearerd gets from now on. None of them ends it by itself any more.
+pub(super) fn listen() -> Result<UnboundedReceiver<Signal>, Failure> {
+    let ignored = IgnoredSignals::of_this_process();
+    signals_except(&ignored)
+        .map_err(|error| Failure::new(Exit::No, format!("cannot listen to signals: {error}")))
+}
+
+/// A signal that ends bearerd before there is a program to pass it on to.
+pub(super) async fn ended_early(signals: &mut UnboundedReceiver<Signal>) -> Failure {
+    loop {
+        match signals.recv().await {
+            Some(Signal::WINCH | Signal::CONT) => {}
+            Some(signal) => {
+                let message = format!("ended by signal {} before the program was started", signal.as_raw());
+                return Failure::new(exit(ExitStatus::from_raw(signal.as_raw())), message);
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// Runs the program to its end.
-pub(super) fn run(
+pub(super) async fn run(
     command: &[OsString],
     environment: &Environment,
-    ignored: IgnoredSignals,
+    signals: &mut UnboundedReceiver<Signal>,
 ) -> Result<Exit, Failure> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(Failure::new(Exit::Usage, "no program is named"));
     };
-    runtime()?.block_on(async {
-        // Before the program starts, so that no signal ends bearerd alone.
-        let mut signals = listen(&ignored)
-            .map_err(|error| Failure::new(Exit::No, format!("cannot listen to signals: {error}")))?;
-        let child = with_inherited_limits(|| start(program, arguments, environment));
-        let mut child = child.map_err(|error| not_started(program, &error))?;
-        let status = wait(&mut child, &mut signals).await;
-        status
-            .map(exit)
-            .map_err(|error| Failure::new(Exit::No, format!("cannot wait for the program: {error}")))
-    })
+    let child = with_inherited_limits(|| start(program, arguments, environment));
+    let mut child = child.map_err(|error| not_started(program, &error))?;
+    let status = wait(&mut child, signals).await;
+    status.map(exit).map_err(|error| Failure::new(Exit::No, format!("cannot wait for the program: {error}")))
 }
 
 /// This program, also if its file was replaced meanwhile.
@@ -171,7 +186,9 @@ fn found(program: &OsStr) -> Option<PathBuf> {
         return Some(program.into());
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())
 }
 
 fn not_started(program: &OsStr, error: &io::Error) -> Failure {
@@ -194,7 +211,7 @@ fn exit(status: ExitStatus) -> Exit {
     Exit::Program(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
 }
 
-fn listen(ignored: &IgnoredSignals) -> io::Result<UnboundedReceiver<Signal>> {
+fn signals_except(ignored: &IgnoredSignals) -> io::Result<UnboundedReceiver<Signal>> {
     let (sender, receiver) = unbounded_channel();
     for signal in NAMED.into_iter().chain(of_linux()).filter(|signal| !ignored.has(*signal)) {
         let mut signals = unix::signal(SignalKind::from_raw(signal.as_raw()))?;

@@ -64,8 +64,9 @@ fn may_be_for(entry: &str, host: &str) -> bool {
     if let Some(address) = address(host.trim_matches(['[', ']'])) {
         return network_has(name, address)
             || range_has(name, address)
-            // "10." and "10.0"
-            || address.to_string().starts_with(name);
+            // "10." and "10.0", and by programs that compare the ends of all hosts, "2.3"
+            || address.to_string().starts_with(name)
+            || address.to_string().ends_with(name);
     }
     let is_below = host.starts_with('.') && name.ends_with(host);
     is_below || host.ends_with(name)
@@ -137,6 +138,9 @@ mod tests {
             ("10.0.0.0/8", "10.1.2.3"),
             ("10.*", "10.1.2.3"),
             ("10.1", "10.1.2.3"),
+            ("2.3", "10.1.2.3"),
+            (".3", "10.1.2.3"),
+            ("::5", "[2001:db8::5]"),
             ("2001:db8::/32", "[2001:db8::5]"),
             ("[2001:DB8:0::5]:443", "[2001:db8::5]"),
             ("localhost", "localhost"),

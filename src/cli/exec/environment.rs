@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::super::trust;
 use super::direct::Direct;
 use crate::config::files::{self, Contents};
+use crate::secret::Secret;
 
 /// What leads some programs to their proxy before `HTTPS_PROXY` does. Where the user has one, it would lead past bearerd.
 const OTHER_PROXIES: [&str; 13] = [
@@ -59,9 +62,12 @@ impl Environment {
         self.0.extend(names.chain(["BEARERD_CONFIG"]).map(|name| (name.to_owned(), None)));
     }
 
-    /// `userinfo`: with its `@`, or empty. `hosts`: those that routes name.
-    pub(super) fn set(&mut self, userinfo: &str, address: &str, bundle: &Path, hosts: &[String]) {
-        let proxy = format!("http://{userinfo}{address}");
+    /// `userinfo`: as in a URL. `hosts`: those that routes name.
+    pub(super) fn set(&mut self, userinfo: Option<&Secret>, address: &str, bundle: &Path, hosts: &[String]) {
+        let proxy = Zeroizing::new(match userinfo.and_then(Secret::expose_str) {
+            Some(userinfo) => format!("http://{userinfo}@{address}"),
+            None => format!("http://{address}"),
+        });
         let own = ["no_proxy", "NO_PROXY"].map(|name| text(name).unwrap_or_default());
         let direct = Direct::new(&own.join(","), hosts);
         for name in ["HTTP_PROXY", "HTTPS_PROXY"] {
@@ -69,7 +75,7 @@ impl Environment {
         }
         self.both_cases("NO_PROXY", &direct.no_proxy());
         let there = |name: &&str| std::env::var_os(name).is_some();
-        OTHER_PROXIES.into_iter().filter(there).for_each(|name| self.insert(name, &proxy));
+        OTHER_PROXIES.into_iter().filter(there).for_each(|name| self.insert(name, proxy.as_str()));
         OTHER_EXEMPTIONS.into_iter().filter(there).for_each(|name| self.insert(name, direct.no_proxy()));
         for variable in &trust::VARIABLES {
             self.insert(variable.name, bundle);
@@ -91,7 +97,12 @@ impl Environment {
 
     /// wget with GnuTLS, as Debian builds it, reads no variable for what it trusts, but the name of its own file. It obeys a proxy
     /// in that file, or in the system's, before the variables. The last line about something counts.
-    pub(super) fn set_wgetrc(&mut self, folder: &Path, userinfo: &str, bundle: &Path) -> io::Result<()> {
+    pub(super) fn set_wgetrc(
+        &mut self,
+        folder: &Path,
+        userinfo: Option<&Secret>,
+        bundle: &Path,
+    ) -> io::Result<()> {
         let path = folder.join("wgetrc");
         // It holds passwords.
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
@@ -105,7 +116,9 @@ impl Environment {
             "\nuse_proxy = on\nhttp_proxy = {proxy}\nhttps_proxy = {proxy}\nno_proxy =\nno_proxy = {direct}\n"
         )?;
         // They go before those in the URL.
-        if let Some((user, password)) = userinfo.trim_end_matches('@').split_once(':') {
+        if let Some((user, password)) =
+            userinfo.and_then(Secret::expose_str).and_then(|text| text.split_once(':'))
+        {
             let [user, password] =
                 [user, password].map(|text| percent_encoding::percent_decode_str(text).decode_utf8_lossy());
             write!(file, "proxy_user = {user}\nproxy_password = {password}\n")?;
@@ -177,10 +190,21 @@ mod tests {
         let mut environment = Environment::default();
         environment.remove(["SECRET"].into_iter());
         let hosts = ["localhost".to_owned(), "[::1]".to_owned(), ".example.com".to_owned()];
-        environment.set("u:p@", "127.0.0.1:3128", Path::new("/tmp/x/ca.pem"), &hosts);
+        environment.set(Some(&Secret::from("u:p")), "127.0.0.1:3128", Path::new("/tmp/x/ca.pem"), &hosts);
         assert_eq!(environment.value("NO_PROXY"), "127.0.0.1");
         assert_eq!(environment.value("https_proxy"), "http://u:p@127.0.0.1:3128");
         assert!(environment.0["SECRET"].is_none() && environment.0["BEARERD_CONFIG"].is_none());
+    }
+
+    /// The JVM ends a word at a blank outside of quotes, and a quote at the next one of its kind.
+    #[test]
+    fn a_path_in_the_options_of_java_is_one_word() {
+        for (path, quoted) in
+            [("/a b/ca", "'/a b/ca.p12'"), ("/it's/ca", "\"/it's/ca.p12\""), ("/\"/ca", "'/\"/ca.p12'")]
+        {
+            let options = trust::java_options(Path::new(&format!("{path}.pem")));
+            assert!(options.starts_with(&format!("-Djavax.net.ssl.trustStore={quoted} ")), "{options}");
+        }
     }
 
     #[test]

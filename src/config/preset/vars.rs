@@ -100,7 +100,7 @@ pub(super) fn refuse_no_url(
     }
 }
 
-/// Refuses a key beside the var that would fill it, with another value. `place`: the table that the operator wrote.
+/// Warns of a key beside the var that would fill it, with another value. `place`: the table that the operator wrote.
 pub(super) fn check_contradictions(
     place: &Place<'_>,
     (preset, written): (&DeTable<'_>, &DeTable<'_>),

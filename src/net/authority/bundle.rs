@@ -31,8 +31,8 @@ impl Bundle {
         self.0.iter().map(|der| pem(der)).collect()
     }
 
-    /// Writes the system's roots, the certificates of the files in `also` (each with the variable that names it), and the authority. Blocks, and may hang with a file
-    /// system.
+    /// Writes the system's roots, the certificates of the files in `also` (each with the variable that names it), and the
+    /// authority. Blocks, and may hang with a file system.
     ///
     /// Without roots of the system there is only the authority, so programs can reach nothing but the routes' hosts.
     ///

@@ -120,11 +120,17 @@ async fn caller_not_allowed() {
     refused(&world, RawRequest::get("/"), 403, "caller_refused", &["is not in `allow`"]).await;
     let key = "require_header = { name = \"x-caller-key\", value = { file = \"secret\" } }";
     let world = Setup::new().await.listener(key).start().await;
-    refused(&world, RawRequest::get("/"), 403, "caller_refused", &["the header x-caller-key is missing"])
-        .await;
+    refused(
+        &world,
+        RawRequest::get("/"),
+        403,
+        "caller_refused",
+        &["the header field x-caller-key is missing"],
+    )
+    .await;
     let world = Setup::new().await.listener(key).start().await;
     let wrong = RawRequest::get("/").header("x-caller-key", "wrong");
-    refused(&world, wrong, 403, "caller_refused", &["the header x-caller-key has a wrong value"]).await;
+    refused(&world, wrong, 403, "caller_refused", &["the header field x-caller-key has a wrong value"]).await;
 }
 
 #[tokio::test]
