@@ -1,5 +1,8 @@
 //! A caller's side of a request: what its connection is doing, and the body that it sends.
 
+use std::error::Error;
+use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -171,6 +174,43 @@ impl Drop for Tunneled {
     }
 }
 
+/// Why a caller's body did not come to its end.
+#[derive(Debug, Clone)]
+pub enum CallerBodyError {
+    /// The caller left, or took its request back.
+    Left,
+    /// The caller sent nothing for longer than it may.
+    Stalled,
+    /// The framing or the trailers are malformed: what is wrong, in the parser's fixed words.
+    Malformed(String),
+}
+
+impl CallerBodyError {
+    fn of(error: &hyper::Error) -> Self {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+        match cause {
+            Some(cause)
+                if matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) =>
+            {
+                Self::Malformed(cause.to_string())
+            }
+            _ => Self::Left,
+        }
+    }
+}
+
+impl fmt::Display for CallerBodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Left => f.write_str("the caller left in the middle of its request body"),
+            Self::Stalled => f.write_str("the caller stopped in the middle of its request body"),
+            Self::Malformed(what) => write!(f, "the request body is malformed ({what})"),
+        }
+    }
+}
+
+impl Error for CallerBodyError {}
+
 /// The body of a caller's request.
 ///
 /// Its connection counts as busy until the body has ended. If it is dropped before, the rest is read and discarded within
@@ -209,12 +249,12 @@ impl CallerBody {
 
 impl Body for CallerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = CallerBodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, CallerBodyError>>> {
         let Some(arriving) = &mut self.0 else { return Poll::Ready(None) };
         let polled = arriving.poll_frame(cx);
         let ended = match &polled {
@@ -247,9 +287,15 @@ impl Drop for CallerBody {
 }
 
 impl Arriving {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CallerBodyError>>> {
         let first = std::mem::take(&mut self.expects_continue);
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let polled = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            // For hyper, a reset without error ends the body. Only END_STREAM says that it is whole.
+            Poll::Ready(None) if !self.http1 && !self.incoming.is_end_stream() => {
+                Poll::Ready(Some(Err(CallerBodyError::Left)))
+            }
+            polled => polled.map_err(|error| CallerBodyError::of(&error)),
+        };
         if first || matches!(polled, Poll::Ready(Some(Ok(_)))) {
             self.note_unread();
         }

@@ -18,7 +18,7 @@ pub mod stream;
 mod tests;
 pub mod tls;
 
-pub use self::h2::{Http2Failure, http2_failure};
+pub use self::h2::{Http2Failure, InvalidHttp2, http2_failure, invalid_http2};
 pub use authority::{CertificateAuthority, HostTls};
 pub use connect::{Connected, Connector, Offer, Target, forbidden_by_name};
 pub use explain::tls_cause;

@@ -29,14 +29,16 @@ use tokio::time::Instant;
 
 use crate::config::{ConnectionConfig, HeaderCase, Protocol, RouteConfig, UpstreamTarget};
 use crate::idle::Idle;
+use crate::inbound::CallerBodyError;
 use crate::metrics::RouteMetrics;
 use crate::net::connect::Offer;
 use crate::net::{
-    ConnectError, ConnectErrorKind, Connector, Http2Failure, UPSTREAMS, http2_failure, tls_cause,
+    ConnectError, ConnectErrorKind, Connector, Http2Failure, InvalidHttp2, UPSTREAMS, http2_failure,
+    invalid_http2, tls_cause,
 };
-pub(crate) use body::squeeze;
 use body::{Lease, Link};
 pub use body::{RequestBody, ResponseBody, TrailerRules};
+pub(crate) use body::{has_padded_value, squeeze};
 use connection::{Connection, Dialed, Http1, Http2, Http2State};
 
 /// One route's upstream.
@@ -532,7 +534,8 @@ impl SendFailure {
             Self::Broken(broken) => {
                 let error = UpstreamError::http(&broken, origin);
                 // An error in the caller's body, or an invalid response, is no reason to try again.
-                let cause = if error.is_connection_end() { classify(&broken) } else { FailureCause::Final };
+                let ended = error.kind == UpstreamErrorKind::Invalid && !broken.is_parse();
+                let cause = if ended { classify(&broken) } else { FailureCause::Final };
                 FailedAttempt { error, body: None, cause }
             }
         }
@@ -632,6 +635,17 @@ impl Origin {
         }
     }
 
+    /// What to try where the upstream may not speak HTTP/2.
+    fn http2_hint(&self) -> &'static str {
+        match self.key.connection.protocol {
+            Protocol::Http2 => {
+                "; the route says protocol = \"http2\": if the upstream speaks only HTTP/1.1, set protocol = \"auto\" or \
+                 \"http1\""
+            }
+            Protocol::Auto | Protocol::Http1 => "",
+        }
+    }
+
     fn learn_protocol(&self, http2: bool) {
         self.spoke_http1.store(!http2, Ordering::Relaxed);
     }
@@ -710,7 +724,7 @@ pub enum UpstreamErrorKind {
     Timeout,
     /// This machine has no room for another connection.
     Full,
-    /// The caller left or stopped sending in the middle of its body.
+    /// The caller left or stopped sending in the middle of its body, or the body is malformed.
     CallerBody,
 }
 
@@ -748,16 +762,21 @@ impl UpstreamError {
     /// A connection that failed or an invalid response, as hyper reports it.
     fn http(error: &hyper::Error, origin: &Origin) -> Self {
         let authority = origin.name();
-        if is_caller_body(error) {
-            let detail = "the caller left in the middle of its request body";
-            return Self::new(UpstreamErrorKind::CallerBody, "http_request_error", detail);
+        if let Some(error) = caller_body_error(error) {
+            return Self::new(UpstreamErrorKind::CallerBody, "http_request_error", error.to_string());
         }
         // With TLS 1.3, the upstream refuses a client certificate only after the handshake.
         if let Some(refused) = tls_cause(error, authority) {
             return Self::connect(refused);
         }
-        let (proxy_status, what) = if error.is_parse() {
-            let hint = if origin.is_plain() { "; is it https://?" } else { "" };
+        let invalid_http2 = invalid_http2(error);
+        let (proxy_status, what) = if error.is_parse() || invalid_http2.is_some() {
+            let hint = match invalid_http2 {
+                Some(InvalidHttp2::Stream) => "",
+                Some(InvalidHttp2::Connection) => origin.http2_hint(),
+                None if origin.is_plain() => "; is it https://?",
+                None => "",
+            };
             (NOT_HTTP, format!("sent a response that is not valid HTTP{hint}"))
         } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
             ("connection_terminated", "closed the connection before it responded".to_owned())
@@ -779,6 +798,14 @@ impl UpstreamError {
         Self::new(UpstreamErrorKind::Invalid, "connection_terminated", detail)
     }
 
+    /// The connection ended before the upstream has shown that it speaks HTTP/2.
+    fn before_http2(mut self, origin: &Origin) -> Self {
+        if self.kind == UpstreamErrorKind::Invalid && self.proxy_status != NOT_HTTP {
+            self.detail.push_str(origin.http2_hint());
+        }
+        self
+    }
+
     /// HTTP_1_1_REQUIRED from the upstream of a route that allows only HTTP/2.
     fn needs_http1(authority: &str) -> Self {
         let detail = format!(
@@ -786,11 +813,6 @@ impl UpstreamError {
              protocol = \"auto\" or \"http1\""
         );
         Self::new(UpstreamErrorKind::Invalid, NOT_HTTP, detail)
-    }
-
-    /// Whether the request failed because the connection ended, and not by an unreadable response or the caller.
-    fn is_connection_end(&self) -> bool {
-        self.kind == UpstreamErrorKind::Invalid && self.proxy_status != NOT_HTTP
     }
 }
 
@@ -802,25 +824,7 @@ impl fmt::Display for UpstreamError {
     }
 }
 
-/// Marks an error of the caller's body, so that it is not blamed on the upstream.
-#[derive(Debug)]
-struct CallerBodyError;
-
-impl fmt::Display for CallerBodyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the caller left")
-    }
-}
-
-impl Error for CallerBodyError {}
-
-fn is_caller_body(error: &hyper::Error) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if error.is::<CallerBodyError>() {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+/// An error of the caller's body, which is not blamed on the upstream.
+fn caller_body_error(error: &hyper::Error) -> Option<&CallerBodyError> {
+    std::iter::successors(error.source(), |&cause| cause.source()).find_map(|cause| cause.downcast_ref())
 }

@@ -100,7 +100,7 @@ pub(super) struct IssuerResponse {
 pub(super) enum BodyError {
     /// Larger than this limit, in bytes.
     TooLarge(usize),
-    /// The connection ended before the end of the body.
+    /// The connection or the stream ended before the end of the body.
     CutOff,
 }
 
@@ -148,7 +148,7 @@ where
         .await?
         .map_err(|error| exchange_error(error, http2))?;
     let (head, body) = response.into_parts();
-    let body = deadline.hold("reading the response", read(body, limit)).await?;
+    let body = deadline.hold("reading the response", read(body, http2, limit)).await?;
     Ok(IssuerResponse { status: head.status, headers: head.headers, body })
 }
 
@@ -202,7 +202,7 @@ where
 }
 
 /// Reads at most `limit` bytes.
-async fn read(mut body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
+async fn read(mut body: Incoming, http2: bool, limit: usize) -> Result<Zeroizing<Vec<u8>>, BodyError> {
     let announced = body.size_hint().exact().map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
     if announced > limit {
         return Err(BodyError::TooLarge(limit));
@@ -214,6 +214,10 @@ async fn read(mut body: Incoming, limit: usize) -> Result<Zeroizing<Vec<u8>>, Bo
             return Err(BodyError::TooLarge(limit));
         }
         append(&mut read, &data);
+    }
+    // For hyper, a reset without error ends the body. Only END_STREAM says that it is whole (RFC 9113 section 8.1).
+    if http2 && !body.is_end_stream() {
+        return Err(BodyError::CutOff);
     }
     Ok(read)
 }

@@ -165,7 +165,7 @@ fn accepted(
         }
         BodyError::CutOff => {
             let code = status.as_u16();
-            let what = format!("responded {code} and closed the connection in the middle of the body");
+            let what = format!("responded {code} and broke off in the middle of the body");
             let error = context.fail(FailureKind::Unavailable, what);
             IssuerError {
                 http_status: Some(code),

@@ -1,4 +1,4 @@
-//! Whether a failed HTTP/2 request may be sent again.
+//! Why an HTTP/2 request failed, and whether it may be sent again.
 
 use std::error::Error;
 
@@ -38,6 +38,30 @@ pub fn http2_failure(error: &(dyn Error + 'static)) -> Http2Failure {
         Some(_) if error.is_go_away() && error.is_remote() => Http2Failure::NotProcessed,
         Some(reason) if error.is_reset() => Http2Failure::Reset(reason),
         _ => Http2Failure::Other,
+    }
+}
+
+/// What is invalid in what the peer sent over HTTP/2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InvalidHttp2 {
+    /// This response, and the connection stays open.
+    Stream,
+    /// The connection: its frames, or the state of its compression. The peer may not speak HTTP/2.
+    Connection,
+}
+
+/// Whether `error` is about what the peer sent. `None` if the peer gave up by itself, or the connection ended.
+pub fn invalid_http2(error: &(dyn Error + 'static)) -> Option<InvalidHttp2> {
+    let error = find(error).filter(|error| error.is_library())?;
+    match error.reason()? {
+        Reason::PROTOCOL_ERROR
+        | Reason::FLOW_CONTROL_ERROR
+        | Reason::STREAM_CLOSED
+        | Reason::FRAME_SIZE_ERROR
+        | Reason::COMPRESSION_ERROR => {
+            Some(if error.is_go_away() { InvalidHttp2::Connection } else { InvalidHttp2::Stream })
+        }
+        _ => None,
     }
 }
 

@@ -21,6 +21,7 @@ use crate::route::host::{Authority, is_own_name};
 use crate::route::path::MatchPath;
 use crate::route::{Lookup, NoMatch, RouteMatch, near, path};
 use crate::secret::Secret;
+use crate::upstream::has_padded_value;
 
 /// What bearerd knows about a caller's connection. One for each connection.
 #[derive(Debug)]
@@ -195,6 +196,9 @@ enum Resource<'a> {
 /// # Errors
 /// 405 for methods that are not proxied, 400 for everything malformed or ambiguous.
 fn read_target<B>(request: &Request<B>, connects: bool, fields: FieldSet) -> Result<Target<'_>, ProxyError> {
+    if request.version() == Version::HTTP_2 && has_padded_value(request.headers()) {
+        return Err(ProxyError::bad_request("the value of a header field begins or ends with white space"));
+    }
     if connects && request.method() == Method::CONNECT {
         let authority = Some(connect::connect_target(request, authority(request)?, fields)?);
         return Ok(Target { authority, resource: Resource::Connect, ends_here: false });

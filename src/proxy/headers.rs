@@ -304,7 +304,7 @@ fn declare_empty_body(method: &Method, headers: &mut HeaderMap) {
 
 /// Removes the length of a response that can have no body (RFC 9110 section 8.6), and reduces a repeated length to one.
 pub(super) fn settle_length(status: StatusCode, headers: &mut HeaderMap) {
-    if status.is_informational() || status == StatusCode::NO_CONTENT {
+    if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT) {
         headers.remove(header::CONTENT_LENGTH);
         return;
     }

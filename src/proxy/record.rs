@@ -212,6 +212,12 @@ impl Record {
         self.frame_out = matches!(polled, Poll::Ready(Some(Ok(_))));
         self.set_held(self.frame_out);
     }
+
+    /// The response was dropped before its end: by its caller, or by the end of bearerd.
+    pub(super) fn broke_off(&mut self) {
+        // The connection never asks for the content of a response to HEAD.
+        self.broken |= self.access.as_ref().is_some_and(|access| access.method != Method::HEAD);
+    }
 }
 
 impl Drop for Record {

@@ -15,7 +15,7 @@ use crate::config::{PathPattern, RouteConfig, UpstreamTarget};
 use crate::flow::Outlet;
 use crate::route::host::Authority;
 use crate::route::path;
-use crate::upstream::{ResponseBody, TrailerRules};
+use crate::upstream::{ResponseBody, TrailerRules, has_padded_value};
 
 /// The methods of a route without `methods`, as far as bearerd knows. The upstream may allow fewer.
 pub(super) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -23,7 +23,8 @@ pub(super) const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 /// Refuses what cannot be passed on.
 ///
 /// # Errors
-/// 502 for a switch of protocols that nobody requested, and for a body whose framing is ambiguous or unknown.
+/// 502 for a switch of protocols that nobody requested, for a body whose framing is ambiguous or unknown, and for a field that
+/// HTTP/2 does not allow.
 pub(super) fn check_response<B>(
     response: &Response<B>,
     upgrading: bool,
@@ -38,6 +39,8 @@ pub(super) fn check_response<B>(
         && !headers::has_one_length_or_repeats_it(response.headers())
     {
         "sent a Content-Length that is not one number"
+    } else if response.version() == Version::HTTP_2 && has_padded_value(response.headers()) {
+        "sent a header field whose value begins or ends with white space"
     } else {
         return Ok(());
     };
@@ -77,7 +80,17 @@ pub(super) fn to_content(
     if let Some(length) = length_without_body(&response).filter(|_| version != Version::HTTP_2) {
         return response.map(|_| Content::LengthOnly(length));
     }
+    if has_no_content(response.status()) && !response.body().is_end_stream() {
+        // What the upstream sends all the same ends with its stream or connection.
+        return response.map(|_| Content::Empty);
+    }
     response.map(|body| Content::Upstream(body, trailers))
+}
+
+/// Whether no response with this status has content (RFC 9110 sections 15.3.5, 15.3.6, and 15.4.5). Over HTTP/1, hyper reads
+/// none after 204 and 304.
+fn has_no_content(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// The `Content-Length` of a 304, which has no body.
@@ -127,6 +140,25 @@ impl Body {
     pub(super) fn new(content: Content, mut record: Box<Record>) -> Self {
         record.begin_response(!matches!(content, Content::Upstream(..)));
         Self { content, outlet: Outlet::default(), broken: None, record: Some(record) }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(record) = self.record.as_mut().filter(|_| !self.content.is_at_end()) {
+            record.broke_off();
+        }
+    }
+}
+
+impl Content {
+    /// Whether the connection has all of it.
+    fn is_at_end(&self) -> bool {
+        match self {
+            Self::Empty | Self::LengthOnly(_) => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Upstream(body, _) => body.is_at_end(),
+        }
     }
 }
 

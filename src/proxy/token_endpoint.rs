@@ -23,7 +23,7 @@ use super::response::Content;
 use super::{RouteService, Snapshot};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::IssuerConfig;
-use crate::inbound::CallerBody;
+use crate::inbound::{CallerBody, CallerBodyError};
 use crate::issuer::decode_form;
 use crate::secret::Secret;
 use crate::telemetry::Repeated;
@@ -290,7 +290,12 @@ async fn read_body(request: &mut Request<CallerBody>) -> Result<Bytes, ProxyErro
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             Err(invalid_request("the body is larger than 64 KiB"))
         }
-        Ok(Err(_)) => Err(invalid_request("the body is incomplete")),
+        Ok(Err(error)) => match error.downcast_ref() {
+            Some(CallerBodyError::Malformed(what)) => {
+                Err(invalid_request(format!("the body is malformed ({what})")))
+            }
+            _ => Err(invalid_request("the body is incomplete")),
+        },
         Err(_) => Err(invalid_request("the body did not arrive within 10 s")),
     }
 }

@@ -15,16 +15,16 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::connection::{Http1, StreamInUse};
-use super::{CallerBodyError, Origin, connection};
+use super::{Origin, connection};
 use crate::flow::Outlet;
 use crate::idle::Idle;
-use crate::inbound::CallerBody;
+use crate::inbound::{CallerBody, CallerBodyError};
 
 /// The most bytes that all kept bodies of the process may hold together. Beyond that, a body is forwarded and not kept.
 const MOST_KEPT: usize = 32 * 1024 * 1024;
@@ -168,6 +168,10 @@ impl Upload {
         match Pin::new(&mut *incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.moved();
+                if frame.trailers_ref().is_some_and(has_padded_value) {
+                    let what = "a trailer's value begins or ends with white space".to_owned();
+                    return Poll::Ready(Some(Err(Box::new(CallerBodyError::Malformed(what)))));
+                }
                 let ended = incoming.is_end_stream();
                 let mut frame = self.trailers.apply(frame);
                 if let Some(kept) = &mut self.kept {
@@ -182,12 +186,14 @@ impl Upload {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(Box::new(CallerBodyError)))),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Box::new(error)))),
             Poll::Ready(None) => {
                 self.incoming = None;
                 Poll::Ready(None)
             }
-            Poll::Pending if self.is_stalled(cx) => Poll::Ready(Some(Err(Box::new(CallerBodyError)))),
+            Poll::Pending if self.is_stalled(cx) => {
+                Poll::Ready(Some(Err(Box::new(CallerBodyError::Stalled))))
+            }
             Poll::Pending => Poll::Pending,
         }
     }
@@ -500,6 +506,11 @@ impl ResponseBody {
         }
     }
 
+    /// Whether nothing of it is missing. Whoever knows its length may not ask for what comes after its last byte.
+    pub fn is_at_end(&self) -> bool {
+        self.ended || self.incoming.is_end_stream() || self.incoming.size_hint().exact() == Some(0)
+    }
+
     fn release_at_end(&mut self) {
         if self.ended
             && self.link.as_mut().is_none_or(Link::is_sent)
@@ -507,6 +518,13 @@ impl ResponseBody {
         {
             lease.release();
         }
+    }
+
+    /// Whether hyper's end of this body is none. To hyper, a reset without error ends a body over HTTP/2, because it may follow a
+    /// response that came before the end of its request (RFC 9113 section 8.1). But only END_STREAM says that the response is
+    /// whole.
+    fn is_cut_off(&self) -> bool {
+        !self.ended && matches!(self.lease, Some(Lease::Http2(_))) && !self.incoming.is_end_stream()
     }
 
     fn is_stalled(&mut self, cx: &mut Context<'_>) -> bool {
@@ -528,6 +546,12 @@ impl Body for ResponseBody {
         // The caller gets this response, so the kept copy of the request is not needed any more.
         self.link.take_if(|link| link.is_sent());
         match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) if frame.trailers_ref().is_some_and(has_padded_value) => {
+                self.lease = None;
+                Poll::Ready(Some(Err(
+                    "a value in the upstream's trailers begins or ends with white space".into()
+                )))
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.moved();
                 if let Some(Lease::Http1 { connection, .. }) = &self.lease {
@@ -536,13 +560,18 @@ impl Body for ResponseBody {
                 if let Some(link) = &self.link {
                     link.note_response_frame();
                 }
-                self.ended = self.incoming.is_end_stream();
+                // Nothing follows trailers, and nobody polls again.
+                self.ended = frame.is_trailers() || self.incoming.is_end_stream();
                 self.release_at_end();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
                 self.lease = None;
                 Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) if self.is_cut_off() => {
+                self.lease = None;
+                Poll::Ready(Some(Err("the upstream reset the stream before the end of its response".into())))
             }
             Poll::Ready(None) => {
                 self.ended = true;
@@ -643,6 +672,14 @@ fn is_never_a_trailer(squeezed: &str) -> bool {
     describes_the_caller || is_known
 }
 
+/// Whether a value begins or ends with white space. Over HTTP/1, that is not part of the value, and the parser removes it. Over
+/// HTTP/2, it makes the message malformed, and a malformed message is not forwarded (RFC 9113 sections 8.1.1 and 8.2.1): the next
+/// recipient would read another value than bearerd.
+pub(crate) fn has_padded_value(fields: &HeaderMap) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    fields.values().map(HeaderValue::as_bytes).any(|value| is_space(value.first()) || is_space(value.last()))
+}
+
 /// A field's name without the characters that servers take for one another.
 pub(crate) fn squeeze(name: &str) -> String {
     name.chars().filter(|letter| *letter != '_' && *letter != '-').collect()
@@ -650,8 +687,6 @@ pub(crate) fn squeeze(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn data(text: &'static str) -> Frame<Bytes> {

@@ -262,12 +262,12 @@ impl Origin {
             .initial_max_send_streams(NOT_SETTLED)
             .max_send_buf_size(HTTP2_SEND_BUFFER)
             .max_header_list_size(HEAD);
-        let failed = |error| UpstreamError::http(&error, self);
+        let failed = |error| UpstreamError::http(&error, self).before_http2(self);
         let (sender, connection) = builder.handshake(TokioIo::new(wire)).await.map_err(failed)?;
         let mut driver = Driver { connection, state: Arc::new(state), window };
         match tokio::time::timeout(SETTLING, driver.run(DriveUntil::Settled)).await {
             Ok(Some(Err(error))) => return Err(failed(error)),
-            Ok(Some(Ok(()))) => return Err(UpstreamError::closed(self.name())),
+            Ok(Some(Ok(()))) => return Err(UpstreamError::closed(self.name()).before_http2(self)),
             Ok(None) | Err(_) => {}
         }
         let state = Arc::clone(&driver.state);
@@ -547,6 +547,9 @@ struct Pool {
     /// The connection attempt in progress, for all waiting requests.
     dial: Option<Dial>,
     room: Arc<Notify>,
+    /// The smallest `connection_max_age` of the requests so far. An HTTP/2 connection belongs to no request that could say when it
+    /// is too old.
+    max_age: Option<Duration>,
 }
 
 struct IdleHttp1 {
@@ -569,6 +572,7 @@ pub(super) enum Dialed {
 pub(super) fn take_pooled(origin: &Origin, max_age: Option<Duration>) -> Option<Connection> {
     let now = Instant::now();
     with_pool(origin.id, |pool| {
+        pool.max_age = pool.max_age.into_iter().chain(max_age).min();
         let shared = if origin.requires_http1() { None } else { pool.share_http2(max_age, now) };
         shared.map(Connection::Http2).or_else(|| pool.take_http1(max_age, now).map(Connection::Http1))
     })?
@@ -674,6 +678,7 @@ fn with_new_pool<R>(origin: &Arc<Origin>, f: impl FnOnce(&mut Pool) -> R) -> R {
             http2: Vec::new(),
             dial: None,
             room: Arc::default(),
+            max_age: None,
         }))
     });
     if !SWEEPING.replace(true) {
@@ -740,8 +745,11 @@ impl Pool {
     /// Drops what is too old or has ended. Returns `false` if the origin is no longer configured.
     fn keep_fresh(&mut self, now: Instant) -> bool {
         self.http1.retain(|idle| !idle.connection.sender.is_closed() && idle.until > now);
-        self.http2
-            .retain(|known| known.is_usable() && known.unused_since().is_none_or(|since| since + IDLE > now));
+        let max_age = self.max_age;
+        self.http2.retain(|known| {
+            let unwanted = |since| since + IDLE <= now || is_too_old(known.state.born, max_age, now);
+            known.is_usable() && !known.unused_since().is_some_and(unwanted)
+        });
         self.origin.strong_count() > 0
     }
 }

@@ -333,3 +333,27 @@ async fn grpc_request_gets_status_14_where_the_issuer_is_down() {
     let world = setup.start().await;
     expect_grpc(&grpc_error(&world).await, "14", "token_unavailable");
 }
+
+/// Not "the caller left": that would send its author after the network.
+#[tokio::test]
+async fn detail_says_that_the_callers_body_is_malformed() {
+    let world = Setup::new().await.start().await;
+    for body in [
+        "-2\r\nok\r\n0\r\n\r\n".to_owned(),
+        "zz\r\nok\r\n0\r\n\r\n".to_owned(),
+        "0x2\r\nok\r\n0\r\n\r\n".to_owned(),
+        "2\nok\n0\n\n".to_owned(),
+        "2\r\nokXX0\r\n\r\n".to_owned(),
+        "11111111111111111\r\nok\r\n0\r\n\r\n".to_owned(),
+        format!("2;{}\r\nok\r\n0\r\n\r\n", "a".repeat(17_000)),
+        "2\r\nok\r\n0\r\nbad trailer\r\n\r\n".to_owned(),
+    ] {
+        let mut client = world.connect().await;
+        let head = "POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.wire.send(format!("{head}{body}")).await.unwrap();
+        let response = client.response().await;
+        response.expect_problem(400, "bad_request");
+        let detail = response.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.starts_with("the request body is malformed"), "{body:.20?}: {detail}");
+    }
+}

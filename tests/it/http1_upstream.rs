@@ -279,6 +279,12 @@ const RESPONSES: &[(&str, Option<(u16, &str)>)] = &[
     ),
     ("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n", Some((204, ""))),
     ("HTTP/1.1 205 Reset Content\r\ncontent-length: 0\r\n\r\n", Some((205, ""))),
+    ("HTTP/1.1 205 Reset Content\r\ncontent-length: 4\r\n\r\nevil", Some((205, ""))),
+    (
+        "HTTP/1.1 205 Reset Content\r\ntransfer-encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n",
+        Some((205, "")),
+    ),
+    ("HTTP/1.1 205 Reset Content\r\n\r\nevil", Some((205, ""))),
     ("HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\netag: \"x\"\r\n\r\n", Some((304, ""))),
     (
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",

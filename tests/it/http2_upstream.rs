@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::frames::HEADERS;
+use crate::support::frames::{END_HEADERS, END_STREAM, HEADERS, block};
 use crate::support::h2::{H2Client, whole};
 use crate::support::peer::{
     ANY_STREAM, CANCEL, ENHANCE_YOUR_CALM, HTTP_1_1_REQUIRED, INITIAL_WINDOW_SIZE, INTERNAL_ERROR,
@@ -381,15 +381,18 @@ async fn reset_within_a_response_looks_broken() {
     let upstream = PeerServer::plain(|mut peer: Peer| async move {
         peer.begin(&[]).await;
         while let Ok(asked) = peer.asked().await {
-            let length: &[_] = if asked.body == b"length" { &[("content-length", "10")] } else { &[] };
+            let body = String::from_utf8(asked.body).unwrap();
+            let length: &[_] = if body.contains("length") { &[("content-length", "10")] } else { &[] };
             peer.head(asked.stream, 200, length).await;
             peer.data(asked.stream, b"half", false).await;
-            peer.reset(asked.stream, INTERNAL_ERROR).await;
+            // Without error, too: that may follow a response that came early and is whole, and END_STREAM alone says so.
+            let code = if body.contains("no error") { NO_ERROR } else { INTERNAL_ERROR };
+            peer.reset(asked.stream, code).await;
         }
     })
     .await;
     let world = to(&upstream, "").await;
-    for body in ["length", "chunks"] {
+    for body in ["length", "chunks", "length, no error", "chunks, no error"] {
         let mut client = world.connect().await;
         client.send(&RawRequest::post("/", body)).await;
         let head = client.head().await;
@@ -405,7 +408,32 @@ async fn reset_within_a_response_looks_broken() {
         let request = client.request("POST", "/").body(whole(body)).unwrap();
         assert!(client.try_exchange(request).await.is_err(), "{body}");
     }
-    assert_eq!(upstream.all_requests(), [6], "nothing was sent again");
+    assert_eq!(upstream.all_requests(), [12], "nothing was sent again");
+}
+
+#[tokio::test]
+async fn whole_response_may_be_followed_by_any_reset() {
+    const CODES: [u32; 3] = [NO_ERROR, CANCEL, INTERNAL_ERROR];
+    let upstream = PeerServer::plain(|mut peer: Peer| async move {
+        peer.begin(&[]).await;
+        let mut codes = CODES.into_iter().cycle();
+        while let Ok(stream) = peer.begun().await {
+            peer.head(stream, 200, &[]).await;
+            peer.data(stream, b"whole", true).await;
+            peer.reset(stream, codes.next().unwrap()).await;
+        }
+    })
+    .await;
+    let world = to(&upstream, "").await;
+    for _ in CODES {
+        let response = world.get("/").await;
+        response.expect_status(200);
+        assert_eq!(response.text(), "whole");
+    }
+    let mut client = H2Client::plain(world.address("main")).await;
+    for _ in CODES {
+        assert_eq!(client.get("/").await.text(), "whole");
+    }
 }
 
 /// Answers each request after a moment, and resets what goes over the limit.
@@ -839,4 +867,121 @@ async fn end_of_the_program_lets_http2_requests_end() {
     drop((clients, third));
     assert!(world.proxy.exit().await.success());
     assert_eq!(upstream.count(0, HEADERS), 3);
+}
+
+/// RFC 9113 section 8.2.1: malformed. Only HTTP/1.1 callers would not see the white space.
+#[tokio::test]
+async fn response_values_with_white_space_around_them_are_no_response() {
+    let upstream = PeerServer::plain(|mut peer: Peer| async move {
+        peer.begin(&[]).await;
+        while let Ok(asked) = peer.asked().await {
+            let value = String::from_utf8(asked.body).unwrap();
+            let (head, trailer) = value.split_once(',').unwrap();
+            peer.head(asked.stream, 302, &[("location", head), ("trailer", "x-sum")]).await;
+            peer.data(asked.stream, b"there", false).await;
+            let trailers = block(&[("x-sum", trailer)]);
+            peer.frame(HEADERS, END_HEADERS | END_STREAM, asked.stream, &trailers).await;
+        }
+    })
+    .await;
+    let world = to(&upstream, "").await;
+    world.exchange(RawRequest::post("/", "/here,1")).await.expect_status(302);
+    for head in [" /here", "/here ", "\t/here", "/here\t"] {
+        let response = world.exchange(RawRequest::post("/", format!("{head},1"))).await;
+        response.expect_problem(502, "upstream_invalid");
+        assert!(response.text().contains("white space"), "{}", response.text());
+    }
+    for trailer in [" 1", "1 ", "1\t"] {
+        let body = format!("/here,{trailer}");
+        let mut client = world.connect().await;
+        client.send(&RawRequest::post("/", body.clone())).await;
+        let head = client.head().await;
+        assert!(within("the end", client.wire.body(&head, true)).await.is_err(), "{trailer:?}");
+        let mut client = H2Client::plain(world.address("main")).await;
+        let request = client.request("POST", "/").body(whole(body)).unwrap();
+        assert!(client.try_exchange(request).await.is_err(), "{trailer:?}");
+    }
+    assert_eq!(upstream.accepted(), 1, "the connection serves on");
+}
+
+#[tokio::test]
+async fn statuses_without_content_have_none_whatever_the_upstream_sends() {
+    let upstream = PeerServer::plain(|mut peer: Peer| async move {
+        peer.begin(&[]).await;
+        while let Ok(asked) = peer.asked().await {
+            let body = String::from_utf8(asked.body).unwrap();
+            let length: &[_] = if body.contains("length") { &[("content-length", "4")] } else { &[] };
+            peer.head(asked.stream, body[..3].parse().unwrap(), length).await;
+            peer.data(asked.stream, b"evil", true).await;
+        }
+    })
+    .await;
+    let world = to(&upstream, "").await;
+    for status in [204, 205, 304] {
+        for length in ["", "length"] {
+            let body = format!("{status}{length}");
+            let mut client = H2Client::plain(world.address("main")).await;
+            let request = client.request("POST", "/").body(whole(body.clone())).unwrap();
+            let response = client.exchange(request).await;
+            assert_eq!((response.status, response.text()), (status, String::new()), "{body}");
+            // The same over HTTP/1.1, where a second response shows that nothing was left over.
+            let mut client = world.connect().await;
+            for _ in 0..2 {
+                let response = client.exchange(&RawRequest::post("/", body.clone())).await;
+                assert_eq!((response.status, response.text()), (status, String::new()), "{body}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn malformed_response_is_not_blamed_on_the_connection() {
+    let upstream = PeerServer::plain(|mut peer: Peer| async move {
+        peer.begin(&[]).await;
+        while let Ok(asked) = peer.asked().await {
+            if asked.body.is_empty() {
+                peer.respond(&asked).await;
+            } else {
+                peer.frame(HEADERS, END_HEADERS, asked.stream, &block(&[("x-no", "status")])).await;
+            }
+        }
+    })
+    .await;
+    let world = to(&upstream, "").await;
+    let response = world.exchange(RawRequest::post("/", "x")).await;
+    response.expect_problem(502, "upstream_invalid");
+    assert!(response.text().contains("sent a response that is not valid HTTP"), "{}", response.text());
+    let status = response.header("proxy-status").unwrap();
+    assert!(status.contains("http_protocol_error"), "{status}");
+    world.get("/").await.expect_status(200);
+    assert_eq!(upstream.accepted(), 1, "the connection serves on");
+}
+
+#[tokio::test]
+async fn http1_upstream_of_an_http2_route_is_reported_so() {
+    let setup = Setup::new().await;
+    setup.upstream.always_this(crate::support::RawResponse::status(400));
+    let responds = setup.route("protocol = \"http2\"").start().await;
+    let closes = PeerServer::plain(|mut peer: Peer| async move { peer.preface().await }).await;
+    let closes = to(&closes, "").await;
+    for world in [responds, closes] {
+        let response = world.get("/").await;
+        response.expect_problem(502, "upstream_invalid");
+        let detail = response.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("set protocol = \"auto\" or \"http1\""), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn unused_connection_ends_at_its_max_age() {
+    let upstream = PeerServer::plain(|mut peer: Peer| async move {
+        peer.begin(&[]).await;
+        peer.serve().await;
+    })
+    .await;
+    let world = to(&upstream, "connection_max_age = \"300ms\"").await;
+    world.get("/").await.expect_status(200);
+    eventually("the end of the old connection", || async { (upstream.closed() == 1).then_some(()) }).await;
+    world.get("/").await.expect_status(200);
+    assert_eq!(upstream.accepted(), 2);
 }

@@ -1,16 +1,21 @@
-//! Issuers whose HTTP/2 side does not process a request.
+//! Issuers whose HTTP/2 side does not process a request, or not to its end.
 
 use h2::Reason;
 
 use crate::support::h2_issuer::{Act, H2Issuer};
-use crate::support::tls::ca;
+use crate::support::peer::{NO_ERROR, Peer, PeerServer};
+use crate::support::tls::{ca, localhost};
 use crate::support::{Setup, World, eventually};
 
 /// The scene with this issuer, reached by `endpoint`.
 async fn world(issuer: &H2Issuer, endpoint: &str) -> World {
+    at(&issuer.url, endpoint).await
+}
+
+async fn at(url: &str, endpoint: &str) -> World {
     let setup = Setup::new().await;
     setup.file("ca.pem", &ca().pem);
-    let endpoint = endpoint.replace("{h2}", &issuer.url);
+    let endpoint = endpoint.replace("{h2}", url);
     setup.issuer(&format!("{endpoint}\ntls = {{ ca = {{ file = \"ca.pem\" }} }}")).start().await
 }
 
@@ -68,4 +73,23 @@ async fn any_other_reset_is_not_repeated() {
     let world = world(&issuer, TOKEN_URL).await;
     world.get("/").await.expect_problem(503, "token_unavailable");
     assert_eq!(issuer.seen(), ["h2 /token"]);
+}
+
+/// A token as text is a token at any length, so nothing else shows that the rest is missing.
+#[tokio::test]
+async fn half_a_token_is_no_token() {
+    let issuer = PeerServer::start(Some(localhost().server(&["h2"])), |mut peer: Peer| async move {
+        peer.begin(&[]).await;
+        while let Ok(asked) = peer.asked().await {
+            peer.head(asked.stream, 200, &[("content-type", "text/plain")]).await;
+            peer.data(asked.stream, b"half-of-a-tok", false).await;
+            peer.reset(asked.stream, NO_ERROR).await;
+        }
+    })
+    .await;
+    let world = at(&issuer.url, &format!("{TOKEN_URL}\nresponse = {{ format = \"text\" }}")).await;
+    let response = world.get("/").await;
+    response.expect_problem(503, "token_unavailable");
+    assert!(response.text().contains("in the middle of the body"), "{}", response.text());
+    assert_eq!(world.upstream().count(), 0);
 }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::{RawRequest, RawResponse, Setup};
+use crate::support::h2::{H2Client, whole};
+use crate::support::{RawRequest, RawResponse, Setup, World, eventually, within};
 
 /// What is known of an event: levels and fields.
 type Events = BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)>;
@@ -189,4 +190,76 @@ async fn a_level_that_is_changed_in_the_file_holds_from_the_reload_on() {
     world.log().wait("the last request", |line| line.contains("loud-again")).await;
     world.log().wait("the token request", |line| line.contains("\"event\":\"token.request\"")).await;
     assert!(!world.log().text().contains("\"quiet\""), "{}", world.log().text());
+}
+
+/// The access line of the request to this path: whether its response broke off.
+async fn broke_off(world: &World, path: &str) -> bool {
+    let line = eventually(&format!("the access line of {path}"), || async {
+        let lines = world.log().events();
+        lines.into_iter().find(|line| line["event"] == "access" && line["path"] == path)
+    })
+    .await;
+    line["broken"] == true
+}
+
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+
+#[tokio::test]
+async fn access_line_says_of_a_response_that_it_broke_off_whoever_broke_it() {
+    let setup = Setup::new().await.log("format = \"json\"").top("shutdown_timeout = \"1s\"");
+    setup.upstream.always(|_, _| RawResponse::raw(format!("{CHUNKED}4\r\nhalf\r\n")).then_hang());
+    let mut world = setup.start().await;
+
+    let mut client = world.connect().await;
+    client.send(&RawRequest::get("/left")).await;
+    client.head().await;
+    drop(client);
+    assert!(broke_off(&world, "/left").await, "its caller left");
+
+    let mut client = H2Client::plain(world.address("main")).await;
+    let request = client.request("GET", "/reset").body(whole("")).unwrap();
+    drop(client.open(request).await.unwrap());
+    assert!(broke_off(&world, "/reset").await, "its caller reset the stream");
+
+    let mut client = world.connect().await;
+    client.send(&RawRequest::get("/cut")).await;
+    client.head().await;
+    within("the end", world.proxy.stop()).await;
+    assert!(broke_off(&world, "/cut").await, "bearerd ended");
+}
+
+#[tokio::test]
+async fn access_line_of_a_whole_response_does_not_say_that_it_broke_off() {
+    let responses = [
+        ("/length", RawResponse::ok("whole")),
+        ("/none", RawResponse::ok("")),
+        ("/chunks", RawResponse::raw(format!("{CHUNKED}4\r\nhalf\r\n0\r\n\r\n"))),
+        ("/trailers", RawResponse::raw(format!("{CHUNKED}4\r\nhalf\r\n0\r\nx-sum: 1\r\n\r\n"))),
+        ("/close", RawResponse::raw("HTTP/1.1 200 OK\r\n\r\nwhole").then_close()),
+        ("/204", RawResponse::raw("HTTP/1.1 204 No Content\r\n\r\n")),
+        ("/304", RawResponse::raw("HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n")),
+        ("/502", RawResponse::drop()),
+    ];
+    let setup = Setup::new().await.log("format = \"json\"");
+    let played = responses.clone();
+    setup.upstream.always(move |request, _| {
+        let (_, path) = request.target().split_at(3);
+        played.iter().find(|(of, _)| *of == path).expect("a known path").1.clone()
+    });
+    let world = setup.start().await;
+    let mut http2 = H2Client::plain(world.address("main")).await;
+    for (path, _) in responses {
+        for method in ["GET", "HEAD"] {
+            if method == "HEAD" && ["/chunks", "/trailers"].contains(&path) {
+                continue;
+            }
+            let http1 = format!("/{}1{path}", &method[..1]);
+            world.connect().await.exchange(&RawRequest::new(method, &http1)).await;
+            assert!(!broke_off(&world, &http1).await, "{method} {path}");
+            let over_http2 = format!("/{}2{path}", &method[..1]);
+            let request = http2.request(method, &over_http2).body(whole("")).unwrap();
+            http2.exchange(request).await;
+            assert!(!broke_off(&world, &over_http2).await, "{method} {path} over HTTP/2");
+        }
+    }
 }

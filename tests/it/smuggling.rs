@@ -1,7 +1,8 @@
 //! Requests that two parsers could read in two ways.
 
-use crate::support::frames::{Frames, Outcome};
-use crate::support::{Client, RawRequest, RawResponse, Setup, World};
+use crate::support::frames::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, Outcome, RST_STREAM, block};
+use crate::support::manual::Manual;
+use crate::support::{Client, RawRequest, RawResponse, Setup, World, to, within};
 
 async fn scene() -> World {
     let setup = Setup::new().await;
@@ -361,4 +362,78 @@ async fn http2_body_that_differs_from_its_length_never_completes_a_request() {
         assert_ne!(outcome, Outcome::Headers(vec![0x88]));
     }
     assert_eq!(world.upstream().count(), 0);
+}
+
+/// An upload that its caller takes back in the middle, by a reset without error, is not whole for the upstream.
+#[tokio::test]
+async fn http2_body_that_is_reset_does_not_end() {
+    let upstream = Manual::start().await;
+    let world = to(&upstream.url, "").await;
+    let mut frames = Frames::connect(world.address("main")).await;
+    let fields = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "localhost")];
+    frames.begin_request(1, &fields).await;
+    frames.frame(DATA, 0, 1, b"half").await;
+    let mut wire = upstream.accept().await;
+    let head = within("the request", wire.head()).await.unwrap().unwrap();
+    let half = within("half of the body", wire.chunk(&mut Vec::new())).await.unwrap();
+    assert_eq!(half, b"half");
+    const NO_ERROR: [u8; 4] = [0; 4];
+    frames.frame(RST_STREAM, 0, 1, &NO_ERROR).await;
+    let rest = within("the end of the body", wire.body(&head, true)).await;
+    assert!(rest.is_err(), "the upstream takes a part for the whole");
+}
+
+const POST: [(&str, &str); 4] =
+    [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "localhost")];
+
+/// RFC 9113 section 8.2.1: malformed. An HTTP/1.1 upstream would read `acme`, and bearerd ` acme`, so the route of others would
+/// serve it.
+#[tokio::test]
+async fn http2_values_with_white_space_around_them_are_400() {
+    let setup = Setup::new().await;
+    let more = "[[route]]\nname = \"acme\"\npath_prefix = \"/\"\nmatch_headers = { x-tenant = \"acme\" }\nanonymous = true\n\
+                upstream = \"{upstream}/acme\"\n";
+    let world = setup.more(more).start().await;
+    for (value, fine) in [
+        ("acme", true),
+        ("a cme", true),
+        ("", true),
+        (" acme", false),
+        ("acme ", false),
+        ("\tacme", false),
+        ("acme\t", false),
+        (" ", false),
+    ] {
+        let before = world.upstream().count();
+        for name in ["x-tenant", "cookie", "te"] {
+            if fine && name == "te" {
+                continue;
+            }
+            let mut frames = Frames::connect(world.address("main")).await;
+            frames.request(1, &[&POST[..], &[(name, value)]].concat(), None).await;
+            let outcome = frames.outcome(1).await;
+            assert_eq!((outcome.is_ok(), outcome.is_refusal()), (fine, !fine), "{name}: {value:?}");
+        }
+        assert_eq!(world.upstream().count() > before, fine, "{value:?}");
+        // Over HTTP/1.1, the white space is no part of the value.
+        if value.trim() == "acme" {
+            let request = RawRequest::get("/").header("x-tenant", value);
+            world.exchange(request).await.expect_status(200);
+            assert_eq!(world.upstream().last().target(), "/acme/", "{value:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn http2_trailers_with_white_space_around_them_end_the_request() {
+    for (value, fine) in [("1", true), (" 1", false), ("1\t", false)] {
+        let world = scene().await;
+        let mut frames = Frames::connect(world.address("main")).await;
+        frames.begin_request(1, &POST).await;
+        frames.frame(DATA, 0, 1, b"body").await;
+        frames.frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&[("x-sum", value)])).await;
+        let outcome = frames.outcome(1).await;
+        assert_eq!((outcome.is_ok(), outcome.is_refusal()), (fine, !fine), "{value:?}: {outcome:?}");
+        assert_eq!(world.upstream().count(), usize::from(fine), "{value:?}");
+    }
 }
