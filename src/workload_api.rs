@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use spiffe::transport::{Endpoint, GrpcStatusCode, GrpcStatusError, TransportError};
-use spiffe::{WorkloadApiClient, WorkloadApiError};
+use spiffe::{JwtSvidError, WorkloadApiClient, WorkloadApiError};
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::secret::Secret;
@@ -119,6 +119,11 @@ fn explain(error: &WorkloadApiError, socket: &Path) -> String {
             GrpcStatusCode::Internal if status.message().starts_with("h2 protocol error") => broken(status),
             code => format!("the agent responded with an error ({code}: {})", shown(status.message())),
         },
+        WorkloadApiError::JwtSvid(JwtSvidError::InvalidJson(_)) => {
+            "the agent sent a JWT-SVID that cannot be read: its header needs `alg`, and its claims need `sub`, `aud`, and `exp` in \
+             whole seconds"
+                .to_owned()
+        }
         // What the agent sent. The library's messages name fields and never quote a token or a key.
         other => format!("the agent's response cannot be used: {}", shown(&other.to_string())),
     }

@@ -332,6 +332,20 @@ async fn an_agent_that_is_silent_or_speaks_something_else_is_an_error_in_time() 
 }
 
 #[tokio::test]
+async fn a_jwt_svid_that_cannot_be_read_is_told_with_what_it_needs() {
+    let agent = Agent::start().await;
+    let [header, claims] = [
+        serde_json::json!({ "alg": "ES256", "kid": "key-1" }),
+        serde_json::json!({ "sub": "spiffe://example.org/billing", "aud": ["x"], "exp": unix_now() + 300.5 }),
+    ]
+    .map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    agent.jwt_text(format!("{header}.{claims}.canary"));
+    let world = scene(&agent, "").await.start().await;
+    let said = detail(&world).await;
+    assert!(said.contains("its claims need `sub`, `aud`, and `exp` in whole seconds"), "{said}");
+}
+
+#[tokio::test]
 async fn an_agent_that_hangs_holds_up_no_value_of_another_agent() {
     let (hung, good) = (Agent::start().await, Agent::start().await);
     hung.mood(Mood::Silent);
