@@ -124,7 +124,7 @@ fn unix(text: &str, folder: Option<&Path>) -> Result<PathBuf, Wrong> {
             "write \"unix:/run/spire/agent-sockets/api.sock\"",
         ));
     }
-    types::unix_path(path, folder.unwrap_or(Path::new("/")))
+    types::unix_path(path, folder.unwrap_or_else(|| Path::new("/")))
 }
 
 /// The identity that the config names. `Some(None)`: it names none.
