@@ -106,7 +106,19 @@ fn openmetrics_differs_in_the_headers_of_counters_and_its_end() {
 fn a_scraper_that_names_openmetrics_gets_it() {
     let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2";
     assert_eq!(Exposition::for_accept(Some(prometheus)), Exposition::OpenMetrics);
-    assert_eq!(Exposition::for_accept(Some("*/*")), Exposition::Text);
+    for text in [
+        "*/*",
+        "application/openmetrics-text;q=0",
+        "application/openmetrics-text; version=2.0.0",
+        "text/plain, application/openmetrics-text;version=1.0.0;q=0.000",
+    ] {
+        assert_eq!(Exposition::for_accept(Some(text)), Exposition::Text, "{text}");
+    }
+    for open in
+        ["Application/OpenMetrics-Text", "application/openmetrics-text; version=\"0.0.1\"; q=0.1, */*"]
+    {
+        assert_eq!(Exposition::for_accept(Some(open)), Exposition::OpenMetrics, "{open}");
+    }
     assert_eq!(Exposition::for_accept(None), Exposition::Text);
 }
 
