@@ -569,6 +569,23 @@ async fn a_pin_may_be_in_the_uri_or_come_from_elsewhere() {
 }
 
 #[tokio::test]
+#[ignore = "needs softhsm2-util, pkcs11-tool"]
+async fn a_pin_that_cannot_be_read_is_told_with_the_remedy_of_its_source() {
+    for (password, remedy) in [
+        ("{ env = \"NOT_SET_OF_BEARERD\" }", "set it where bearerd is started"),
+        ("{ exec = [\"false\"] }", "run the program by hand"),
+        ("{ file = \"missing\" }", "fix the file"),
+    ] {
+        let keys = signed("rsa").replace("&pin-source=file:pin\"", &format!("\", password = {password}"));
+        let (setup, _device) = with_keys().await;
+        let world = setup.issuer(&keys).start().await;
+        let detail = failure(&world).await;
+        assert!(detail.contains("its PIN cannot be read") && detail.contains(remedy), "{detail}");
+        assert!(!detail.contains("check the device"), "{detail}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_in_a_device_stands_where_it_signs_and_nowhere_else() {
     let here = |keys: &str| format!("client_auth = \"private_key_jwt\"\n# client_secret\n{keys}");
     let pkcs11 = "{ pkcs11 = \"pkcs11:object=k?module-path=/m.so&pin-value=canary-pin\" }";

@@ -250,7 +250,9 @@ async fn every_failure_says_what_happened_and_what_to_do() {
         let world = scene(body, keys).await.start().await;
         let detail = detail(&world).await;
         assert!(detail.contains(expected), "{body}: {detail}");
-        assert!(detail.contains("client_secret") && detail.contains("[issuer.corp]"), "{detail}");
+        let is_unset = expected.contains("environment variable");
+        let remedy = if is_unset { "set it where bearerd is started" } else { "[issuer.corp]" };
+        assert!(detail.contains("client_secret") && detail.contains(remedy), "{detail}");
         assert_eq!(world.issuer().count(), 0, "{body}");
         let ready = world.admin("/readyz").await;
         ready.expect_status(503);
