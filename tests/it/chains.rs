@@ -54,6 +54,10 @@ async fn the_token_of_an_issuer_is_a_value_at_another() {
     assert_eq!(request.params("subject_token"), ["canary-own-1-x"]);
     assert_eq!(request.params("list"), ["canary-own-1-"]);
     assert_eq!(inner.count(), 3, "one for each token");
+    let status = world.status().await;
+    let tokens = status["tokens"].as_array().unwrap();
+    let outer = tokens.iter().find(|token| token["issuer"] == "corp").unwrap();
+    assert_eq!(outer["inner"], serde_json::json!(["inner"]), "each issuer once");
     // What the upstream gets is the outer token alone.
     let upstream = world.upstream().request(1).await;
     assert_eq!(upstream.bearer(), Some("token-1"));
