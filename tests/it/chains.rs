@@ -94,6 +94,15 @@ async fn both_legs_are_fetched_before_the_first_request_and_listed() {
 }
 
 #[tokio::test]
+async fn the_wait_for_the_inner_token_is_no_part_of_the_outer_ones_lifetime() {
+    let (setup, inner) = scene(ASSERTION).await;
+    inner.always_this(RawResponse::token("canary-inner").delayed(Duration::from_secs(3)));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 3));
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+}
+
+#[tokio::test]
 async fn the_inner_token_is_used_again_and_renewed_by_itself() {
     let (setup, inner) = scene(ASSERTION).await;
     setup.issuer.always(|_, n| RawResponse::brief_token(n));
