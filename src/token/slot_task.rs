@@ -234,6 +234,12 @@ impl SlotTask {
                 let result = result.unwrap_or_else(|fault| Err(internal_fault(&slot, &fault)));
                 status = result.as_ref().err().and_then(|error| error.http_status);
                 asked = was_asked(&result);
+                if let Ok(fetched) = result.as_ref()
+                    && asked
+                {
+                    // It may have waited for its values.
+                    self.asked_at = Some(fetched.grant.asked.boot);
+                }
                 took = Some(result.as_ref().map_or_else(|error| error.took, |fetched| fetched.grant.took));
                 self.publish(&slot, &fetch, result, now)
             }

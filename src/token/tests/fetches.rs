@@ -302,6 +302,21 @@ async fn a_lifetime_counts_from_the_request_and_not_from_the_wait_for_its_values
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_wait_for_values_brings_no_two_requests_within_a_second() {
+    let rig = Rig::new();
+    rig.idp.respond(|number| Ok(grant(number, 1)));
+    rig.idp.making(3_000);
+    rig.request_text().await;
+    rig.idp.making(0);
+    while rig.idp.asked() < 3 {
+        rig.pass(0.05).await;
+        rig.request_text().await;
+    }
+    let asked = rig.idp.asked_at_exactly();
+    assert!(asked.windows(2).all(|pair| pair[1] - pair[0] >= 1.0), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn t60_a_wall_clock_two_hours_ahead_expires_the_token_and_is_refetched_once() {
     let rig = Rig::new();
     rig.request_text().await;
