@@ -530,7 +530,6 @@ async fn what_does_not_fit_is_said() {
         (signed("rsa").replace(MODULE, "/nowhere/m.so"), "/nowhere/m.so"),
         (signed("rsa").replace(MODULE, "/etc/hostname"), "/etc/hostname cannot be loaded"),
         (signed("rsa").replace("&pin-source=file:pin", ""), "no private key without a login"),
-        (signed("rsa").replace("file:pin", "file:nowhere"), "its PIN cannot be read"),
         (signed("rsa").replace("token=t", "serial=77"), "no token fits pkcs11:serial=77"),
         (signed("short"), "the RSA key has 1024 bits; 2048 at least are needed"),
         (signed("mixed"), "the signature does not fit the public key that the token has for this key"),
