@@ -385,7 +385,7 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Histogram,
         labels: &["issuer"],
         unit: "seconds",
-        help: "Duration of a token request, including discovery",
+        help: "Duration of a token request, including discovery; without the wait for values from programs and other issuers",
         more: "",
         alert: "p99 approaches the issuer's `timeout`",
         samples: |all, out| {

@@ -24,8 +24,8 @@ fn filled() -> Metrics {
     route.upstream_connected();
     route.upstream_disconnected();
     let issuer = metrics.issuer(&name("corp"));
-    issuer.token_request("ok", Duration::from_millis(100));
-    issuer.token_request("client_refused", Duration::from_millis(100));
+    issuer.token_request("ok", Some(Duration::from_millis(100)));
+    issuer.token_request("client_refused", Some(Duration::from_millis(100)));
     issuer.waiting();
     metrics.listener(&name("main")).connected();
     metrics.listener(&name("main")).refused("syntax");

@@ -638,7 +638,6 @@ async fn what_does_not_fit_is_said() {
         (signed("rsa").replace(MODULE, "/nowhere/m.so"), "/nowhere/m.so"),
         (signed("rsa").replace(MODULE, "/etc/hostname"), "/etc/hostname cannot be loaded"),
         (signed("rsa").replace("&pin-source=file:pin", ""), "no private key without a login"),
-        (signed("rsa").replace("file:pin", "file:nowhere"), "its PIN cannot be read"),
         (signed("rsa").replace("token=t", "serial=77"), "no token fits pkcs11:serial=77"),
         (signed("short"), "the RSA key has 1024 bits; 2048 at least are needed"),
         (signed("mixed"), "the signature does not fit the public key that the token has for this key"),
@@ -673,6 +672,23 @@ async fn a_pin_may_be_in_the_uri_or_come_from_elsewhere() {
         let world = setup.log("level = \"debug\"").issuer(&keys).start().await;
         world.get("/").await.expect_status(200);
         expect_no_pin(&world).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs softhsm2-util, pkcs11-tool"]
+async fn a_pin_that_cannot_be_read_is_told_with_the_remedy_of_its_source() {
+    for (password, remedy) in [
+        ("{ env = \"NOT_SET_OF_BEARERD\" }", "set it where bearerd is started"),
+        ("{ exec = [\"false\"] }", "run the program by hand"),
+        ("{ file = \"missing\" }", "fix the file"),
+    ] {
+        let keys = signed("rsa").replace("&pin-source=file:pin\"", &format!("\", password = {password}"));
+        let (setup, _device) = with_keys().await;
+        let world = setup.issuer(&keys).start().await;
+        let detail = failure(&world).await;
+        assert!(detail.contains("its PIN cannot be read") && detail.contains(remedy), "{detail}");
+        assert!(!detail.contains("check the device"), "{detail}");
     }
 }
 

@@ -192,6 +192,38 @@ async fn without_keep_it_runs_for_each_request_and_with_keep_once() {
 }
 
 #[tokio::test]
+async fn the_time_that_a_program_takes_is_no_part_of_a_tokens_lifetime() {
+    let setup = scene("sleep 3; echo secret", SECRET).await;
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 3));
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    let labels = [("issuer", "corp")];
+    let [sum, count] = ["sum", "count"].map(|part| format!("bearerd_token_request_duration_seconds_{part}"));
+    let (sum, count) = (world.metric(&sum, &labels).await, world.metric(&count, &labels).await);
+    let (sum, count) = (sum.unwrap(), count.unwrap());
+    assert!(count >= 1.0 && sum / count < 2.5, "{sum} s in {count} requests");
+}
+
+#[tokio::test]
+async fn the_time_that_a_program_takes_is_no_part_of_the_timeout_with_standby() {
+    let setup = scene(
+        "sleep 3; echo secret",
+        "client_secret = { exec = [\"./program\"] }
+         standby = { client_secret = { file = \"next\" } }
+         timeout = \"4s\"",
+    )
+    .await;
+    setup.file("next", "next");
+    setup.issuer.always(|request, n| match request.basic().unwrap().ends_with(":next") {
+        true => RawResponse::token(&format!("token-{n}")).delayed(Duration::from_secs(2)),
+        false => RawResponse::oauth_error(401, "invalid_client"),
+    });
+    let world = setup.start().await;
+    eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+    assert_eq!(secrets(&world), ["secret", "next"]);
+}
+
+#[tokio::test]
 async fn a_kept_value_that_the_issuer_refuses_is_printed_again_once() {
     let keys = "client_secret = { exec = [\"./program\"], keep = \"1h\" }\ncredential_grace = \"0s\"";
     let setup = scene("echo run >> runs; cat current", keys).await;
@@ -250,7 +282,9 @@ async fn every_failure_says_what_happened_and_what_to_do() {
         let world = scene(body, keys).await.start().await;
         let detail = detail(&world).await;
         assert!(detail.contains(expected), "{body}: {detail}");
-        assert!(detail.contains("client_secret") && detail.contains("[issuer.corp]"), "{detail}");
+        let is_unset = expected.contains("environment variable");
+        let remedy = if is_unset { "set it where bearerd is started" } else { "[issuer.corp]" };
+        assert!(detail.contains("client_secret") && detail.contains(remedy), "{detail}");
         assert_eq!(world.issuer().count(), 0, "{body}");
         let ready = world.admin("/readyz").await;
         ready.expect_status(503);

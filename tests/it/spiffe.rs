@@ -270,6 +270,10 @@ async fn an_agent_that_is_away_is_named_with_the_remedy() {
         "{said}"
     );
     assert!(said.contains("start the agent, mount its socket"), "{said}");
+    assert!(
+        said.ends_with("; check the agent, and spiffe in [issuer.corp]; bearerd asks the agent again"),
+        "{said}"
+    );
     assert_eq!(world.issuer().count(), 0, "the issuer was not asked");
     agent.again();
     eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
