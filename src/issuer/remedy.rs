@@ -24,6 +24,8 @@ const IDENTITY_PARAMS: [&str; 4] = ["object_id", "principal_id", "msi_res_id", "
 pub(super) fn unreadable(issuer: &str, what: &str) -> String {
     if what.contains(": key pkcs11:") {
         format!("check the device, and pkcs11 in [issuer.{issuer}]")
+    } else if what.contains(": cannot be started in the config file's folder ") {
+        "put the folder back, or check the rights on it".to_owned()
     } else if what.contains(": program ") {
         format!(
             "run the program by hand as the user that bearerd runs as, or change exec in [issuer.{issuer}]"
