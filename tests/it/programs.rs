@@ -126,6 +126,74 @@ async fn what_a_program_prints_beside_the_secret_is_told_where_the_issuer_refuse
     }
 }
 
+#[tokio::test]
+async fn what_looks_wrong_with_a_printed_value_is_told_wherever_it_is_sent() {
+    let json = "echo '{\"token\": \"canary\"}'";
+    let is_json = "program ./program: the secret is JSON, which is sent as it is; name the value in it, for example with pointer";
+    let exec = "{ exec = [\"./program\"] }";
+    for (body, keys, says) in [
+        (json, format!("client_secret = {exec}"), is_json),
+        (json, format!("client_auth = \"assertion_file\"\n# client_secret\nassertion = {exec}"), is_json),
+        (
+            json,
+            format!("client_auth = \"client_secret_post\"\nbasic = {{ user = \"u\", password = {exec} }}"),
+            is_json,
+        ),
+        (json, format!("params = {{ subject_token = {exec} }}"), is_json),
+        (json, format!("headers = {{ x-api-key = {exec} }}"), is_json),
+        (
+            "printf 'a.b.c\\000canary'",
+            format!("client_auth = \"assertion_file\"\n# client_secret\nassertion = {exec}"),
+            "program ./program: the secret contains control characters",
+        ),
+    ] {
+        let setup = scene(body, &keys).await;
+        setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
+        let world = setup.start().await;
+        let response = world.get("/").await;
+        response.expect_problem(502, "token_refused");
+        let text = response.text();
+        assert!(text.contains(says) && !text.contains("canary"), "{keys}: {text}");
+    }
+    for name in ["x-api-key", "x-plain"] {
+        let world = scene("echo canary; echo canary", &format!("headers = {{ {name} = {exec} }}")).await;
+        let detail = detail(&world.start().await).await;
+        let says = format!("headers.{name}: program ./program contains a character that a header field");
+        for part in [&*says, "the secret has several lines; the program must print only the secret"] {
+            assert!(detail.contains(part) && !detail.contains("canary"), "{part}: {detail}");
+        }
+    }
+    // JSON by its nature, and a value whose name says nothing.
+    let keys = format!("params = {{ authorization_details = {exec}, claims = {exec} }}");
+    let world = scene(json, &keys).await.start().await;
+    world.get("/").await.expect_status(200);
+    assert!(!world.log().text().contains("is JSON"), "{}", world.log().text());
+}
+
+#[tokio::test]
+async fn an_issuer_that_speaks_of_the_secret_before_is_not_quoted() {
+    let printed = "client_secret = { exec = [\"cat\", \"secret\"] }";
+    for keys in ["", printed] {
+        let setup = scene("", &format!("{keys}\ncredential_grace = \"0s\"")).await;
+        setup.file("secret", "canary-of-before");
+        setup.issuer.always(|request, n| match request.basic().unwrap().ends_with("canary-of-before") {
+            true => RawResponse::brief_token(n),
+            false => {
+                let said =
+                    "{\"error\":\"invalid_client\",\"error_description\":\"canary-of-before has expired\"}";
+                RawResponse::status(401).body(said).header("content-type", "application/json")
+            }
+        });
+        let world = setup.start().await;
+        world.get("/").await.expect_status(200);
+        world.file("secret", "another-one");
+        eventually("a refusal", || async { (world.get("/").await.status == 502).then_some(()) }).await;
+        let text = world.get("/").await.text();
+        assert!(text.contains("invalid_client") && !text.contains("canary"), "{text}");
+        assert!(!world.log().text().contains("canary"), "{}", world.log().text());
+    }
+}
+
 /// bearerd raises its own limit, and some programs close every descriptor up to theirs.
 #[tokio::test]
 async fn a_program_has_the_limit_of_open_files_that_bearerd_was_started_with() {
@@ -926,7 +994,7 @@ async fn spans_are_sent_once_a_program_prints_their_header() {
     let collector = Scripted::upstream().await;
     let world = printing(CONTROLS, &traced(&collector)).await.start().await;
     world.get("/").await.expect_status(200);
-    let says = "tracing.headers.x-key has characters that no header may have";
+    let says = "tracing.headers.x-key: program ./program has characters that no header may have";
     world.log().wait(says, |line| line.contains(says)).await;
     assert_eq!(collector.count(), 0);
     expect_no_canary(&world).await;
