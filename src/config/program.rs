@@ -218,6 +218,7 @@ impl ProgramConfig {
             }
             if !source.is_literal() || is_secret_literal(name, value.expose()) {
                 known.add(&value);
+                source.earlier().iter().for_each(|earlier| known.add(earlier));
             }
             command.env(name, OsStr::from_bytes(value.expose()));
         }
