@@ -17,6 +17,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
@@ -246,7 +247,7 @@ impl ProgramConfig {
         let end = {
             // Too much output ends the run, although a program that ignores the closed pipe keeps its stderr open.
             let output = async { read_output(stdout, &mut printed).await.then_some(()).ok_or(()) };
-            let rest = async { Ok(read_rest(stderr, &mut said, &mut more).await) };
+            let rest = read_rest(stderr, &mut said, &mut more).map(Ok);
             let reading = async { tokio::try_join!(output, rest).is_ok() };
             let ending = end_of(&mut child, reading);
             tokio::time::timeout(self.timeout, ending).await.unwrap_or(End::TimedOut)
