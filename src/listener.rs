@@ -41,7 +41,7 @@ use crate::net::CertificateAuthority;
 use crate::proxy::{Body, BodyError, Caller, Code, Peer, Proxy};
 use crate::telemetry::Repeated;
 use bind::{BACKLOG, Listening, ListeningSocket};
-pub use bind::{BindError, Bound, Passed, SocketListener, Unfit, Wanted, overlap};
+pub use bind::{BindError, Bound, FileId, Passed, SocketListener, Unfit, Wanted, overlap};
 use connection::{AcceptedConnection, Linger, REFUSED};
 pub use small::{
     SmallCaller, SmallHandler, SmallLimits, SmallResponse, problem_response, serve_small, small_response,

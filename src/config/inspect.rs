@@ -151,6 +151,8 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
         // Offline, nothing makes it.
         Err(error) if error.reason == reference::NOT_MADE => {}
         Err(error) => found.push(warning(error.to_string(), fix_of_missing(reference, &error))),
+        // A certificate and a key, as PEM.
+        Ok(_) if reference.source.is_streamed() => {}
         Ok(secret) if reference.secret && is_plain_secret(&reference.key) => {
             let slip = slip_in_secret(secret.expose());
             let at = reference.source.place();
