@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
+pub(super) mod arguments;
 mod family;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
@@ -114,8 +116,8 @@ pub(super) fn program(config: ProgramConfig) -> Arc<Program> {
 }
 
 impl Recipe for ProgramConfig {
-    fn make(&self) -> Made {
-        Made { outcome: self.run(), keep: self.keep, lasts: Duration::ZERO }
+    fn make(&self, earlier: &[Arc<Secret>]) -> Made {
+        Made { outcome: self.run(earlier), keep: self.keep, lasts: Duration::ZERO }
     }
 
     fn threads(&self) -> &'static Arc<SharedWork<Outcome>> {
@@ -184,8 +186,9 @@ impl ProgramConfig {
     }
 
     /// Runs the program. Blocks.
-    fn run(&self) -> Outcome {
+    fn run(&self, earlier: &[Arc<Secret>]) -> Outcome {
         let mut known = Redactor::default();
+        earlier.iter().for_each(|value| known.add(value));
         let mut ran = None;
         let outcome = self.start(&mut known).and_then(|command| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -203,6 +206,7 @@ impl ProgramConfig {
 
     /// The command to start. Adds the secrets that the program gets to `known`.
     fn start(&self, known: &mut Redactor) -> Result<Command, String> {
+        arguments::secrets(&self.command).for_each(|value| known.add(&Secret::from(value)));
         let mut command = Command::new(self.find()?);
         command.arg0(self.name()).args(self.command.iter().skip(1)).current_dir(&self.folder);
         command.env_clear();
@@ -215,6 +219,7 @@ impl ProgramConfig {
             }
             if !source.is_literal() || is_secret_literal(name, value.expose()) {
                 known.add(&value);
+                source.earlier().iter().for_each(|earlier| known.add(earlier));
             }
             command.env(name, OsStr::from_bytes(value.expose()));
         }
@@ -227,7 +232,7 @@ impl ProgramConfig {
     async fn watch(&self, mut command: Command) -> (Option<Ran>, Outcome) {
         let mut child = match command.spawn() {
             Ok(child) => child,
-            Err(error) => return (None, Err(unstarted(&error))),
+            Err(error) => return (None, Err(self.unstarted(&error))),
         };
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         let _running = group.map(|group| Running::new(group.as_raw_nonzero().get()));
@@ -240,9 +245,10 @@ impl ProgramConfig {
         let mut more = false;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let end = {
-            let reading = async {
-                tokio::join!(read_output(stdout, &mut printed), read_rest(stderr, &mut said, &mut more)).0
-            };
+            // Too much output ends the run, although a program that ignores the closed pipe keeps its stderr open.
+            let output = async { read_output(stdout, &mut printed).await.then_some(()).ok_or(()) };
+            let rest = read_rest(stderr, &mut said, &mut more).map(Ok);
+            let reading = async { tokio::try_join!(output, rest).is_ok() };
             let ending = end_of(&mut child, reading);
             tokio::time::timeout(self.timeout, ending).await.unwrap_or(End::TimedOut)
         };
@@ -251,6 +257,20 @@ impl ProgramConfig {
         }
         let outcome = self.judge(&end, &printed, &said);
         (Some(Ran { printed, said, more }), outcome)
+    }
+
+    /// Programs start in the folder of the config file, so without it none can.
+    fn unstarted(&self, error: &io::Error) -> String {
+        let why = match files::state(&self.folder) {
+            Ok(state) if state.is_dir() => match is_executable(&self.folder) {
+                true => return unstarted(error),
+                false => "this user may not enter it".to_owned(),
+            },
+            Ok(_) => "it is not a folder".to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "it is not there any more".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        format!("cannot be started in the config file's folder {}: {why}", self.folder.display())
     }
 
     fn judge(&self, end: &End, printed: &[u8], said: &[u8]) -> Outcome {

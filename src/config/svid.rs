@@ -53,7 +53,7 @@ impl JwtSvidConfig {
 }
 
 impl Recipe for JwtSvidConfig {
-    fn make(&self) -> Made {
+    fn make(&self, _: &[Arc<Secret>]) -> Made {
         match workload_api::jwt_svid(&self.socket, &self.audience, self.id.as_ref(), self.timeout) {
             Ok(svid) => Made {
                 outcome: Ok(Arc::new(svid.token)),

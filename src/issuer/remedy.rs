@@ -28,6 +28,10 @@ pub(super) fn unreadable(issuer: &str, what: &str) -> String {
         format!("check the agent, and spiffe in [issuer.{issuer}]; bearerd asks the agent again")
     } else if what.starts_with("key pkcs11:") {
         format!("check the device, and pkcs11 in [issuer.{issuer}]")
+    } else if what.starts_with("program ")
+        && what.contains(": cannot be started in the config file's folder ")
+    {
+        "put the folder back, or check the rights on it".to_owned()
     } else if what.starts_with("program ") {
         format!(
             "run the program by hand as the user that bearerd runs as, or change exec in [issuer.{issuer}]"

@@ -10,6 +10,7 @@ use super::spiffe::{self, X509Svid};
 use crate::config::document::Place;
 use crate::config::model::{Egress, ParamValue, Params, Roots, TlsOptions};
 use crate::config::program::ProgramConfig;
+use crate::config::program::arguments::first_sure_secret;
 use crate::config::raw::RawTls;
 use crate::config::raw::values::{
     Lasting, RawEgress, RawElsewhere, RawEnv, RawParam, RawParams, RawProxy, RawReference, RawSecret,
@@ -348,6 +349,7 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     if command.iter().any(|word| word.contains('\0')) {
         report.error(&at, "contains a zero byte", "");
     }
+    warn_of_secret_argument(&at, &command, report);
     let timeout = time_to_make(place, timeout, report);
     let keep = keep.read(place, "keep", report);
     if !keep.is_zero() && keep < SHORTEST_KEEP {
@@ -365,6 +367,21 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     let has_errors = report.problems.iter().skip(found).any(|problem| problem.severity == Severity::Error);
     let folder = file.folder.clone();
     (!has_errors).then(|| Source::exec(ProgramConfig { command, folder, env, timeout, keep }, pointer))
+}
+
+/// An argument is text for the program, so a secret in it is not refused as other literals are.
+fn warn_of_secret_argument(at: &Place<'_>, command: &[String], report: &mut Report) {
+    let file = at.document.file;
+    let Some(index) = first_sure_secret(command).filter(|_| !file.access.owner_only) else { return };
+    report.warning(
+        &at.index(index),
+        "contains a secret as a literal, in a file that others may read",
+        format!(
+            "run `chmod 600 {}`, or give it to the program in `env` as {{ file = \"…\" }}, which also hides it from \
+             whoever lists the processes",
+            file.display.display()
+        ),
+    );
 }
 
 /// How long a value may take.
