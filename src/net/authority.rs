@@ -414,13 +414,13 @@ mod tests {
         let signer = |host: &str| authority.signer_for(host, SystemClock.wall()).unwrap();
         assert!(Arc::ptr_eq(&signer("old.example"), &authority.signers[0]));
         for (at, kept) in authority.signers.iter().enumerate().skip(1) {
-            assert!(Arc::ptr_eq(&signer(&format!("h{}.example", at + 4)), kept), "{at}");
+            assert!(Arc::ptr_eq(&signer(&format!("h{}.example", at + 5)), kept), "{at}");
         }
         // One that no route needs goes first.
         let left = ["h20.example", "h21.example", "new.example"].map(str::to_owned);
         let fewer = authority.after(&CaConfig::Ephemeral, &pattern(&left)).unwrap();
         assert_ne!(fewer.bundle().0[0], oldest);
-        assert!(fewer.bundle().0.contains(&authority.signers[20 - 4].chain[0]));
+        assert!(fewer.bundle().0.contains(&authority.signers[20 - 5].chain[0]));
     }
 
     #[test]
