@@ -17,17 +17,21 @@ mod token;
 mod trust;
 
 use std::ffi::OsString;
+use std::future::poll_fn;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::task::Poll;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 use clap_complete::Shell;
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::{self, Ended, NotifySocket, Options, Running, StartError};
 use crate::aside::Aside;
 use crate::cli::args::{Args, Color, Common, Output, StoreVerb, Verb};
+use crate::cli::exec::IgnoredSignals;
 use crate::clock::SystemClock;
 use crate::config::{self, Config, IssuerConfig};
 use crate::listener::Passed;
@@ -45,7 +49,7 @@ enum Exit {
     Address,
     /// A bad config, or none (`EX_CONFIG`).
     Config,
-    /// That of the program that `exec` ran.
+    /// That of the program that `exec` ran, or of a signal.
     Program(u8),
 }
 
@@ -142,14 +146,16 @@ fn dispatch(args: Args, refused: &[String]) -> Result<Exit, Failure> {
     match args.verb.unwrap_or(Verb::Run) {
         Verb::Run => run(common, refused),
         Verb::Check { online: true, no_guess, output } => {
-            online::check(common, online::OnlineOptions { guess: !no_guess, output })
+            let options = online::OnlineOptions { guess: !no_guess, output };
+            until_signal(move || online::check(&args.common, options))
         }
         Verb::Check { output, .. } => check::check(common, output),
         Verb::Explain { method, url, headers, output } => {
             explain_call(common, &method, &url, &headers, output)
         }
         Verb::Token { issuer, route, decode, xoauth2, output } => {
-            token::token(common, &token::TokenOptions { issuer, route, decode, xoauth2, output })
+            let options = token::TokenOptions { issuer, route, decode, xoauth2, output };
+            until_signal(move || token::token(&args.common, &options))
         }
         Verb::Store { verb: StoreVerb::Ls { output } } => store::list(common, output),
         Verb::Store { verb: StoreVerb::Drop { issuer, output } } => store::forget(common, &issuer, output),
@@ -301,13 +307,43 @@ async fn serve(
 
 /// The signal that ends bearerd before it has started. Later ones are for [`app`].
 async fn stopped() -> Failure {
-    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
-    let [Ok(mut terminate), Ok(mut interrupt)] = signals else { return std::future::pending().await };
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    Failure::new(Exit::Fine, format!("{name} came before bearerd had started"))
+    let signal = one_of([Signal::TERM, Signal::INT]).await;
+    Failure::new(Exit::Fine, format!("signal {} came before bearerd had started", signal.as_raw()))
+}
+
+/// Does the work of a verb that may run programs, which end with it: they would not end by themselves at a signal.
+fn until_signal(work: impl FnOnce() -> Result<Exit, Failure> + Send + 'static) -> Result<Exit, Failure> {
+    static WORKING: Aside = Aside::new("verb", 1);
+    runtime()?.block_on(async {
+        tokio::select! {
+            done = WORKING.run(work) => done.unwrap_or_else(|error| Err(Failure::new(Exit::No, error.to_string()))),
+            signal = one_of([Signal::INT, Signal::TERM, Signal::HUP]) => {
+                config::end_programs();
+                Err(ended_by(signal, ""))
+            }
+        }
+    })
+}
+
+/// Waits for one of these signals, except those that bearerd was told to ignore.
+async fn one_of<const N: usize>(wanted: [Signal; N]) -> Signal {
+    let ignored = IgnoredSignals::of_this_process();
+    let wanted = wanted.into_iter().filter(|signal| !ignored.has(*signal));
+    let listen = |it: Signal| Some((it, signal(SignalKind::from_raw(it.as_raw())).ok()?));
+    let mut received: Vec<_> = wanted.filter_map(listen).collect();
+    poll_fn(|context| {
+        let mut ready = received
+            .iter_mut()
+            .filter_map(|(it, stream)| stream.poll_recv(context).is_ready().then_some(*it));
+        ready.next().map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// As a shell says it.
+fn ended_by(signal: Signal, when: &str) -> Failure {
+    let code = u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX);
+    Failure::new(Exit::Program(code), format!("ended by signal {}{when}", signal.as_raw()))
 }
 
 fn start_exit(error: &StartError) -> Exit {

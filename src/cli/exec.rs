@@ -18,13 +18,14 @@ use zeroize::Zeroizing;
 
 use self::environment::Environment;
 use super::args::Common;
+use super::healthcheck::reachable;
 use super::{Exit, Failure, load_with, overrides, runtime, serve};
 use crate::app::Options;
 use crate::config::{self, Address, Config, ForProgram, ListenerConfig, Source, Unmatched};
 use crate::secret::Secret;
 use crate::telemetry::{self, Destination, LogControl, Overrides};
 
-pub(super) use self::child::second_step;
+pub(super) use self::child::{IgnoredSignals, second_step};
 
 pub(super) struct ExecOptions {
     pub(super) tunnel: bool,
@@ -57,6 +58,7 @@ async fn serve_program(common: &Common, exec: &ExecOptions, refused: &[String]) 
     let options = Options { log: Some(log), ..Options::default() };
     let running = serve(config, options, refused, child::ended_early(&mut signals)).await?;
     let address = running.addresses().listeners.get(&way.listener).cloned().unwrap_or_default();
+    let address = address.parse().map_or(address, |address| reachable(address).to_string());
     environment.set(way.userinfo.as_ref(), &address, &way.bundle, &way.hosts);
     let written = environment.set_wgetrc(&folder.0, way.userinfo.as_ref(), &way.bundle).map_err(|error| {
         no(format!(
@@ -108,7 +110,9 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn new() -> Result<Self, Failure> {
-        let above = std::env::temp_dir();
+        // An empty variable names no folder.
+        let above = Some(std::env::temp_dir()).filter(|path| !path.as_os_str().is_empty());
+        let above = above.unwrap_or_else(|| PathBuf::from("/tmp"));
         let made = Self::in_folder(&above);
         made.map_err(|error| {
             let above = above.display();

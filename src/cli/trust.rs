@@ -16,7 +16,7 @@ const fn variable(name: &'static str, readers: &'static str) -> Variable {
 }
 
 /// The file replaces the program's roots, or adds to them. A bundle with the system's roots does for both.
-pub(super) const VARIABLES: [Variable; 14] = [
+pub(super) const VARIABLES: [Variable; 15] = [
     variable("SSL_CERT_FILE", "OpenSSL, and so Python, Ruby, PHP, .NET, curl, wget; Go; rustls"),
     variable("CURL_CA_BUNDLE", "curl"),
     variable("REQUESTS_CA_BUNDLE", "Python requests"),
@@ -25,6 +25,7 @@ pub(super) const VARIABLES: [Variable; 14] = [
     variable("AWS_CA_BUNDLE", "the AWS CLI and SDKs"),
     variable("DENO_CERT", "Deno"),
     variable("PIP_CERT", "pip"),
+    variable("npm_config_cafile", "npm, pnpm, and Yarn 1"),
     variable("CARGO_HTTP_CAINFO", "cargo"),
     variable("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "gRPC for Python, Ruby, PHP, and C++"),
     variable("NIX_SSL_CERT_FILE", "programs from Nix"),

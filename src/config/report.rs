@@ -183,6 +183,8 @@ pub(crate) struct Report {
     pub elsewhere: BTreeMap<String, Vec<String>>,
     /// Tables of issuers with an unknown preset, which may contain what seems to be missing.
     pub presetless: Vec<String>,
+    /// The files that have bearerd run something.
+    pub running: BTreeSet<PathBuf>,
     /// A file has syntax errors or could not be read, so it may contain what seems to be missing.
     pub incomplete: bool,
 }

@@ -105,6 +105,7 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
         store: store.as_ref(),
         program: program.as_ref(),
     };
+    value::check_writers_of_main(&top.key("include"), report);
     let written = written::check(&top, &shown_files, &tables, report);
 
     if report.problems.iter().any(|problem| problem.severity == Severity::Error) {

@@ -75,30 +75,33 @@ impl TokenService {
         self.warnings.get(code as usize).map_or(Some(0), |warning| warning.due(SystemClock.boot()))
     }
 
-    /// The token with exactly these scopes, in any order.
+    /// The token with these scopes and the fewest others, in any order. The response says which it has.
     fn slot(&self, scope: Option<&str>) -> Result<&Arc<TokenSlot>, ProxyError> {
-        let Some(scope) = scope else { return Ok(&self.own) };
-        let wanted: HashSet<&str> = scope.split(' ').filter(|scope| !scope.is_empty()).collect();
-        let fits = |slot: &Arc<TokenSlot>| {
-            let scopes = &slot.key().scopes;
-            scopes.len() == wanted.len() && scopes.iter().all(|scope| wanted.contains(scope.as_str()))
-        };
-        if fits(&self.own) {
+        let wanted: HashSet<&str> =
+            scope.unwrap_or_default().split(' ').filter(|scope| !scope.is_empty()).collect();
+        if wanted.is_empty() {
             return Ok(&self.own);
         }
+        let has = |slot: &&Arc<TokenSlot>| {
+            wanted.iter().all(|wanted| slot.key().scopes.iter().any(|scope| scope == wanted))
+        };
+        let fitting = || std::iter::once(&self.own).chain(&self.routes).filter(has);
+        let fewest = fitting().map(|slot| slot.key().scopes.len()).min();
+        let mut found = fitting().filter(|slot| Some(slot.key().scopes.len()) == fewest);
         let name = &self.issuer.name;
-        let mut found = self.routes.iter().filter(|slot| fits(slot));
         match (found.next(), found.next()) {
+            // The issuer's own is the first.
             (Some(slot), None) => Ok(slot),
+            (Some(slot), Some(_)) if Arc::ptr_eq(slot, &self.own) => Ok(slot),
             (Some(_), Some(_)) => Err(invalid_request(format!(
-                "issuer {name} has several tokens with these scopes, which differ in parameters that a request cannot name; \
-                 make one of them an issuer of its own"
+                "issuer {name} has several tokens with these scopes, which differ in other scopes, or in parameters that a request \
+                 cannot name; make one of them an issuer of its own"
             ))),
             (None, _) => Err(ProxyError::new(
                 Code::BadRequest,
                 format!(
-                    "issuer {name} has no token with exactly these scopes; request those of the issuer or of one of its routes, \
-                     or leave scope out"
+                    "issuer {name} has no token with these scopes; request those of the issuer or of one of its routes, or leave \
+                     scope out"
                 ),
             )
             .oauth(UNKNOWN_SCOPE)),

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, GeneralSubtree, IsCa, KeyPair, NameConstraints};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
+    NameConstraints,
+};
 use rustix::process::Signal;
 
-use crate::support::{RawRequest, Setup, cli, eventually};
+use crate::support::{RawRequest, Setup, cli, eventually, within};
 
 const HOST: &str = "api.example.com";
 
@@ -130,9 +133,19 @@ const OWN: &str = "ca = { certificate = { file = \"own.pem\" }, private_key = { 
 #[tokio::test]
 async fn check_reports_what_is_wrong_with_an_own_ca() {
     type Change = fn(&mut CertificateParams);
-    let rows: [(Change, i32, &str); 4] = [
+    let rows: [(Change, i32, &str); 6] = [
         (|_| (), 0, "ok: 1 listener"),
         (|params| params.is_ca = IsCa::NoCa, 78, "it is no CA certificate"),
+        (
+            |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
+            78,
+            "its extendedKeyUsage lacks serverAuth",
+        ),
+        (
+            |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth],
+            0,
+            "ok: 1 listener",
+        ),
         (
             |params| {
                 params.name_constraints = Some(NameConstraints {
@@ -160,6 +173,21 @@ async fn check_reports_what_is_wrong_with_an_own_ca() {
         output.expect_code(code);
         assert!(output.all().contains(expected), "{expected}: {}", output.all());
     }
+}
+
+#[tokio::test]
+#[ignore = "needs openssl"]
+async fn an_own_ca_whose_key_is_for_rsa_pss_alone_is_refused() {
+    let setup = forward(OWN).await;
+    let make = "openssl req -x509 -newkey rsa-pss -pkeyopt rsa_keygen_bits:2048 -nodes -keyout own.key -out own.pem \
+                -subj /CN=own -addext basicConstraints=critical,CA:TRUE && chmod 600 own.key";
+    let made = tokio::process::Command::new("sh").args(["-c", make]).current_dir(setup.folder()).output();
+    let made = within("openssl", made).await.unwrap();
+    assert!(made.status.success(), "this test needs openssl: install it: {made:?}");
+    setup.write();
+    let output = cli::run(setup.folder(), &["check"]).await;
+    output.expect_code(78);
+    assert!(output.all().contains("its key is for RSA-PSS alone"), "{}", output.all());
 }
 
 #[tokio::test]

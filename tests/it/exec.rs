@@ -150,7 +150,8 @@ async fn a_programs_request_gets_its_token() {
     assert_eq!(request.header("proxy-authorization"), None);
     // A program of the same user that cannot send the field, such as Java.
     assert_eq!(variables.inside("").await.exchange(&RawRequest::get("/v1/z")).await.status, 200);
-    assert!(variables.userinfo.len() > 64, "{}", variables.userinfo);
+    // 32 random bytes in base64.
+    assert_eq!(variables.userinfo.len(), "bearerd:".len() + 43, "{}", variables.userinfo);
     let folder = variables.bundle.parent().unwrap().to_owned();
     assert!(folder.join("ca.p12").exists() && folder.join("ca.jks").exists());
     let (code, _, errors) = program.end().await;
@@ -239,6 +240,7 @@ async fn all_variables_are_set_and_the_configs_secrets_are_not() {
         "AWS_CA_BUNDLE",
         "DENO_CERT",
         "PIP_CERT",
+        "npm_config_cafile",
         "CARGO_HTTP_CAINFO",
         "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
         "NIX_SSL_CERT_FILE",
@@ -289,6 +291,9 @@ async fn other_variables_for_a_proxy_lead_to_bearerd_if_they_are_there() {
         ("ALL_PROXY", "socks5://192.0.2.1:1080"),
         ("grpc_proxy", "http://192.0.2.1:1"),
         ("no_grpc_proxy", "*"),
+        ("_JAVA_OPTIONS", "-Dhttps.proxyHost=192.0.2.1"),
+        ("NPM_CONFIG_CAFILE", "corp.pem"),
+        ("CLOUDSDK_PROXY_ADDRESS", "192.0.2.1"),
     ];
     let output = cli::run_with(setup.folder(), &["exec", "--", "env"], &env).await;
     output.expect_code(0);
@@ -303,6 +308,11 @@ async fn other_variables_for_a_proxy_lead_to_bearerd_if_they_are_there() {
         (Some("http.proxy"), value("HTTPS_PROXY"))
     );
     assert_eq!((value("all_proxy"), value("npm_config_proxy")), (None, None));
+    let java = value("_JAVA_OPTIONS").unwrap();
+    assert!(java.starts_with("-Dhttps.proxyHost=192.0.2.1 -Dhttp.proxyHost=127.0.0.1 "), "{java}");
+    assert!(java.ends_with(value("JAVA_TOOL_OPTIONS").unwrap()), "{java}");
+    assert_eq!(value("NPM_CONFIG_CAFILE"), value("SSL_CERT_FILE"));
+    assert_eq!((value("JDK_JAVA_OPTIONS"), value("CLOUDSDK_PROXY_ADDRESS")), (None, None));
     // git takes this for 0.
     let output = cli::run_with(setup.folder(), &["exec", "--", "env"], &[("GIT_CONFIG_COUNT", "")]).await;
     let value = |name: &str| variable(&output.stdout, name);
@@ -403,6 +413,8 @@ async fn files_for_the_program_are_found_from_every_folder() {
     std::fs::create_dir(setup.folder().join("my files")).unwrap();
     let script = "cd / && head -c 27 \"$SSL_CERT_FILE\"; echo; echo \"$JAVA_TOOL_OPTIONS\"";
     let args = ["exec", "--", "sh", "-c", script];
+    let output = cli::run_with(setup.folder(), &args, &[("TMPDIR", "")]).await;
+    output.expect_code(0);
     let output = cli::run_with(setup.folder(), &args, &[("TMPDIR", "my files")]).await;
     output.expect_code(0);
     assert!(output.stdout.starts_with("-----BEGIN CERTIFICATE-----\n"), "{}", output.all());

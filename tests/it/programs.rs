@@ -348,6 +348,32 @@ async fn a_signal_during_the_start_ends_bearerd_and_its_programs() {
     }
 }
 
+/// The program does not get the signals of the terminal, so nothing else would end it.
+#[tokio::test]
+async fn a_signal_to_a_verb_ends_its_programs() {
+    for args in [&["token", "corp"][..], &["check", "--online"]] {
+        for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+            let keys = "client_secret = { exec = [\"./program\"], timeout = \"1m\" }";
+            let setup = scene("echo $$ > pid; exec sleep 600", keys).await;
+            setup.write();
+            let mut command = tokio::process::Command::new("env");
+            command.args(["--default-signal=INT,TERM,HUP", env!("CARGO_BIN_EXE_bearerd")]).args(args);
+            command
+                .current_dir(setup.folder())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .kill_on_drop(true);
+            let mut child = command.spawn().unwrap();
+            let pid = pid_in(setup.folder(), "pid").await;
+            let own = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+            kill_process(own, signal).unwrap();
+            let status = within("the end of bearerd", child.wait()).await.unwrap();
+            assert_eq!(status.code(), Some(code), "{args:?}");
+            eventually("the program to be gone", || async { is_gone(&pid).then_some(()) }).await;
+        }
+    }
+}
+
 /// Nothing ties it to bearerd then but its parent.
 #[tokio::test]
 #[ignore = "needs python3"]
@@ -479,6 +505,24 @@ async fn a_config_that_others_may_write_must_not_name_a_program() {
     );
     assert!(all.contains("bearerd.toml:") && all.contains("chmod go-w"), "{all}");
     assert_eq!(runs(setup.folder()), 0);
+}
+
+/// They could include a file of their own.
+#[tokio::test]
+async fn a_config_that_others_may_write_must_not_include_one_that_names_a_program() {
+    let setup = scene("echo x", "").await.top("include = [\"more.toml\"]");
+    let more = "[issuer.more]\ntoken_url = \"http://127.0.0.1:9/\"\nclient_id = \"c\"\nclient_secret = { exec = [\"./program\"] }\n";
+    let (path, more) = (setup.write(), setup.file("more.toml", more));
+    std::fs::set_permissions(&more, std::fs::Permissions::from_mode(0o600)).unwrap();
+    for (mode, code) in [(0o666, 78), (0o600, 0)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let output = cli::run(setup.folder(), &["check"]).await;
+        output.expect_code(code);
+        let told = output
+            .all()
+            .contains("include: includes files that name a program or a module, in a file that other users");
+        assert_eq!(told, code == 78, "{}", output.all());
+    }
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::Environment;
 use crate::app::with_inherited_limits;
-use crate::cli::{Exit, Failure};
+use crate::cli::{Exit, Failure, ended_by};
 
 /// What is passed on to the program, beside the real-time signals: all that would end bearerd alone, but those of a fault of its
 /// own (`SIGSEGV` and such) and `SIGPIPE`, which says that its own output is closed. `SIGWINCH` ends some servers in order
@@ -63,17 +63,17 @@ fn of_linux() -> impl Iterator<Item = Signal> {
 }
 
 /// The signals that bearerd was told to ignore, as `nohup` does. A program inherits this, so bearerd does not touch them.
-struct IgnoredSignals(u64);
+pub(in crate::cli) struct IgnoredSignals(u64);
 
 impl IgnoredSignals {
-    fn of_this_process() -> Self {
+    pub(in crate::cli) fn of_this_process() -> Self {
         let status =
             std::fs::File::open("/proc/self/status").and_then(io::read_to_string).unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
         Self(mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default())
     }
 
-    fn has(&self, signal: Signal) -> bool {
+    pub(in crate::cli) fn has(&self, signal: Signal) -> bool {
         u32::try_from(signal.as_raw() - 1)
             .is_ok_and(|bit| self.0.checked_shr(bit).is_some_and(|mask| mask & 1 == 1))
     }
@@ -92,8 +92,7 @@ pub(super) async fn ended_early(signals: &mut UnboundedReceiver<Signal>) -> Fail
         match signals.recv().await {
             Some(Signal::WINCH | Signal::CONT) => {}
             Some(signal) => {
-                let message = format!("ended by signal {} before the program was started", signal.as_raw());
-                return Failure::new(exit(ExitStatus::from_raw(signal.as_raw())), message);
+                return ended_by(signal, " before the program was started");
             }
             None => std::future::pending().await,
         }

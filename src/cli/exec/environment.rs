@@ -17,7 +17,7 @@ use crate::config::files::{self, Contents};
 use crate::secret::Secret;
 
 /// What leads some programs to their proxy before `HTTPS_PROXY` does. Where the user has one, it would lead past bearerd.
-const OTHER_PROXIES: [&str; 13] = [
+const OTHER_PROXIES: [&str; 15] = [
     "ALL_PROXY",
     "all_proxy",
     "wss_proxy",
@@ -31,9 +31,24 @@ const OTHER_PROXIES: [&str; 13] = [
     "YARN_HTTPS_PROXY",
     "PIP_PROXY",
     "CARGO_HTTP_PROXY",
+    "GLOBAL_AGENT_HTTP_PROXY",
+    "GLOBAL_AGENT_HTTPS_PROXY",
 ];
 /// The same for `NO_PROXY`.
-const OTHER_EXEMPTIONS: [&str; 3] = ["no_grpc_proxy", "npm_config_noproxy", "NPM_CONFIG_NOPROXY"];
+const OTHER_EXEMPTIONS: [&str; 4] =
+    ["no_grpc_proxy", "npm_config_noproxy", "NPM_CONFIG_NOPROXY", "GLOBAL_AGENT_NO_PROXY"];
+/// What says in parts where the proxy of gcloud is. Without them, it obeys `HTTPS_PROXY`.
+const PARTS_OF_PROXIES: [&str; 5] = [
+    "CLOUDSDK_PROXY_ADDRESS",
+    "CLOUDSDK_PROXY_PORT",
+    "CLOUDSDK_PROXY_TYPE",
+    "CLOUDSDK_PROXY_USERNAME",
+    "CLOUDSDK_PROXY_PASSWORD",
+];
+/// Files that replace the bundle for some programs.
+const OTHER_BUNDLES: [&str; 3] = ["NPM_CONFIG_CAFILE", "YARN_HTTPS_CA_FILE_PATH", "BUNDLE_SSL_CA_CERT"];
+/// Options of Java. The later ones override the earlier.
+const JAVA: [&str; 3] = ["JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"];
 
 /// The files with what the program would trust without bearerd, each with its variable.
 pub(super) fn trusted() -> Vec<(&'static str, PathBuf)> {
@@ -77,12 +92,16 @@ impl Environment {
         let there = |name: &&str| std::env::var_os(name).is_some();
         OTHER_PROXIES.into_iter().filter(there).for_each(|name| self.insert(name, proxy.as_str()));
         OTHER_EXEMPTIONS.into_iter().filter(there).for_each(|name| self.insert(name, direct.no_proxy()));
+        self.0.extend(PARTS_OF_PROXIES.into_iter().filter(there).map(|name| (name.to_owned(), None)));
+        OTHER_BUNDLES.into_iter().filter(there).for_each(|name| self.insert(name, bundle));
         for variable in &trust::VARIABLES {
             self.insert(variable.name, bundle);
         }
         self.insert("NODE_USE_ENV_PROXY", "1");
         self.set_git_proxy(&proxy);
-        self.insert(JAVA, java_options(std::env::var_os(JAVA), address, bundle, &direct));
+        for name in JAVA.into_iter().filter(|name| *name == JAVA[0] || there(name)) {
+            self.insert(name, java_options(std::env::var_os(name), address, bundle, &direct));
+        }
     }
 
     /// git obeys `http.proxy` of its files before the variables of a proxy, and these variables of its own before its files.
@@ -162,8 +181,6 @@ fn own_wgetrc() -> Option<Arc<Contents>> {
     let read = files::read(&path, files::LARGEST_CONFIG);
     read.inspect_err(|error| files::left_out(variable, &path, error)).ok()
 }
-
-const JAVA: &str = "JAVA_TOOL_OPTIONS";
 
 /// After the options that are there already. Java shows them on stderr, so they hold no secret: the listener knows the program
 /// by its user.

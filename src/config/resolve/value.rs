@@ -262,8 +262,17 @@ fn in_device(
     Some(key.with_password(pin))
 }
 
+/// Whether others may write the main file, if a file that it includes has bearerd run something: they could include their own.
+pub(super) fn check_writers_of_main(include: &Place<'_>, report: &mut Report) {
+    let main = &include.document.file.display;
+    if report.running.iter().any(|file| file != main) {
+        check_writers(include, "includes files that name a program or a module", report);
+    }
+}
+
 /// Whether others may write the file that has bearerd run something.
 fn check_writers(at: &Place<'_>, what: &str, report: &mut Report) {
+    report.running.insert(at.document.file.display.clone());
     let Some((severity, how, remedy)) = at.document.file.writable_by_another() else { return };
     let message = format!("{what}, {how}");
     match severity {

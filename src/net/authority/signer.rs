@@ -15,9 +15,11 @@ use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ServerSessionMemoryCache;
 use x509_cert::certificate::{CertificateInner, Raw};
-use x509_cert::der::asn1::{AnyRef, BitStringRef};
+use x509_cert::der::asn1::{AnyRef, BitStringRef, ObjectIdentifier};
 use x509_cert::der::{Decode, Encode};
-use x509_cert::ext::pkix::{BasicConstraints as CaFlag, KeyUsage, NameConstraints, SubjectKeyIdentifier};
+use x509_cert::ext::pkix::{
+    BasicConstraints as CaFlag, ExtendedKeyUsage, KeyUsage, NameConstraints, SubjectKeyIdentifier,
+};
 use zeroize::Zeroize;
 
 use super::hosts::Hosts;
@@ -25,6 +27,12 @@ use crate::clock::rfc3339;
 use crate::config::Source;
 use crate::jose::Certificate;
 use crate::net::tls::{self, TlsSettingsError};
+
+/// RFC 5280 section 4.2.1.12.
+const SERVER_AUTH: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.1");
+const ANY_PURPOSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
+/// RFC 4055 section 3.1.
+const RSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// Certificates begin this long ago, for clocks that differ.
@@ -236,6 +244,18 @@ fn may_sign(der: &[u8], key: &KeyPair) -> Result<(Vec<u8>, KeyIdMethod), String>
     if usage.is_some_and(|(_, usage)| !usage.key_cert_sign()) {
         return Err("its keyUsage lacks keyCertSign, so programs refuse what it signs: make another CA \
                     certificate"
+            .to_owned());
+    }
+    let purposes = body.get_extension::<ExtendedKeyUsage>().map_err(broken)?;
+    let for_servers = |purpose: &ObjectIdentifier| [SERVER_AUTH, ANY_PURPOSE].contains(purpose);
+    if purposes.is_some_and(|(_, purposes)| !purposes.0.iter().any(for_servers)) {
+        return Err("its extendedKeyUsage lacks serverAuth, so programs refuse what it signs: make another CA certificate, \
+                    without extendedKeyUsage"
+            .to_owned());
+    }
+    if body.subject_public_key_info().algorithm.oid == RSA_PSS {
+        return Err("its key is for RSA-PSS alone, which many programs do not take: make a CA with an ordinary RSA key, or with \
+                    one for ECDSA"
             .to_owned());
     }
     if body.subject_public_key_info().subject_public_key.raw_bytes() != key.der_bytes() {
