@@ -123,8 +123,8 @@ fn note_failure(error: &io::Error, caller: &Caller, host: &str, warnings: &Repea
         let more = (more > 0).then_some(more);
         tracing::warn!(
             event = "caller.distrusts_ca", listener, ?peer, host, %error, more,
-            "a program does not trust the CA of this listener, so it gets no response from {host}: `bearerd ca {listener}` says how \
-             to make it, and a program that was started before the CA must be started again"
+            "a program does not trust the CA of this listener, so it gets no response from {host}: it must trust the file of \
+             `forward.ca_bundle` (with `bearerd exec`, of SSL_CERT_FILE), as `bearerd ca` explains, and be started after the CA was made"
         );
     } else {
         tracing::debug!(

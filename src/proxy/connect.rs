@@ -65,7 +65,7 @@ pub enum ServerNameSeen {
 
 impl Inside {
     fn is(&self, authority: &Authority<'_>, tls: bool) -> bool {
-        *authority.host == *self.host && authority.port.unwrap_or(default_port(tls)) == self.port
+        *authority.host == *self.host && authority.port.unwrap_or_else(|| default_port(tls)) == self.port
     }
 }
 
@@ -221,7 +221,7 @@ pub(super) fn asked_host<'a, B>(
     let Some(authority) = authority else { return Err(not_for_a_proxy()) };
     let asked = |https| AskedHost {
         host: &authority.host,
-        port: authority.port.unwrap_or(default_port(https)),
+        port: authority.port.unwrap_or_else(|| default_port(https)),
         https,
     };
     if request.method() == http::Method::CONNECT {

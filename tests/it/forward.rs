@@ -129,7 +129,7 @@ async fn a_default_port_may_be_in_the_target_or_in_host_alone() {
     for (target, host, status) in [
         (&*format!("http://{HOST}:80/"), HOST, 200),
         (&*format!("http://{HOST}/"), &*default, 200),
-        (&*format!("HTTP://API.example.com:80/"), HOST, 200),
+        ("HTTP://API.example.com:80/", HOST, 200),
         // 443 is no other host for routes.
         (&*format!("http://{HOST}:443/"), &*format!("{HOST}:443"), 200),
         (&*format!("http://{HOST}:443/"), HOST, 400),

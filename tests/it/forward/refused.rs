@@ -123,7 +123,7 @@ async fn a_program_that_does_not_trust_the_ca_is_told_of_in_the_log() {
         assert!(secure(wire, tls::ca().client(&[], None), HOST, HOST).await.is_err());
     }
     let line = world.log().wait("the warning", |line| line.contains("caller.distrusts_ca")).await;
-    for words in ["\"WARN\"", &format!("\"host\":\"{HOST}\""), "`bearerd ca main` says how"] {
+    for words in ["\"WARN\"", &format!("\"host\":\"{HOST}\""), "as `bearerd ca` explains"] {
         assert!(line.contains(words), "{words}: {line}");
     }
     let again = |line: &str| line.contains("caller.tls_failed") && line.contains(HOST);
