@@ -114,8 +114,8 @@ sends() {
 export APPLICATION=app.kubernetes.io/name=legacy-billing
 pods() { kubectl get pods --selector "$APPLICATION" --field-selector status.phase=Running --output jsonpath='{.items[*].metadata.name}'; }
 metric() { kubectl get --raw "/api/v1/namespaces/$NAMESPACE/pods/$1:9180/proxy/metrics" | grep -F "$2"; }
-# The application has two pods, and those that they have replaced are gone.
-only_two() { [ "$(kubectl get pods --selector "$APPLICATION" --output name | wc -l)" = 2 ]; }
+# The application has so many pods, and those that they have replaced are gone.
+only() { [ "$(kubectl get pods --selector "$APPLICATION" --output name | wc -l)" = "$1" ]; } # COUNT
 in_each_pod() { # METRIC
   local pod
   for pod in $(pods); do metric "$pod" "$1" || return 1; done

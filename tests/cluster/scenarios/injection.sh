@@ -39,6 +39,7 @@ kubectl wait --for=condition=complete job/nightly --timeout=120s
 sends 100
 kubectl rollout restart deployment/legacy-billing
 kubectl rollout status deployment/legacy-billing --timeout=120s
+eventually 60 "the old pods have ended" only 2
 [ -z "$(kubectl get deployment legacy-billing --output jsonpath='{.spec.template.spec.initContainers}')" ] || fail "the Deployment was changed"
 for running in $(kubectl get pods --output jsonpath='{.items[*].metadata.name}'); do
   [ "$(kubectl get pod "$running" --output jsonpath='{.spec.initContainers[*].image}')" = "$BEARERD_IMAGE" ] || fail "$running has not the image of its annotation"

@@ -7,7 +7,7 @@ for _ in 1 2 3; do
   kubectl rollout restart deployment/legacy-billing
   kubectl rollout status deployment/legacy-billing --timeout=120s
 done
-eventually 60 "the old pods have ended" only_two
+eventually 60 "the old pods have ended" only 2
 servers summary | grep ' 2 pods running, 6 pods ended' >/dev/null || fail "$(servers summary)"
 lossless 500
 pod=$(pods | cut --delimiter ' ' --fields 1)

@@ -12,7 +12,7 @@ for overlay in exec-probes private-ca dual-stack; do
   # Only new pods are sure to have the new ConfigMap already.
   kubectl rollout restart deployment/legacy-billing
   kubectl rollout status deployment/legacy-billing --timeout=120s
-  eventually 60 "$overlay: new pods are there, and the old ones have ended" only_two
+  eventually 60 "$overlay: new pods are there, and the old ones have ended" only 2
   case "$overlay" in
     exec-probes) ! in_each_pod bearerd_build_info 2>/dev/null || fail "exec-probes: the admin address is open" ;;
     *) in_each_pod bearerd_build_info >/dev/null || fail "$overlay: the admin address is not open" ;;
