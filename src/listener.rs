@@ -140,6 +140,7 @@ pub async fn serve<H: Handler>(
         drain: Drain::default(),
         now: stop.now.clone(),
         tls_warnings: Repeated::default(),
+        distrust_warnings: Repeated::default(),
     });
     let mut acceptor = Acceptor {
         settings,
@@ -168,6 +169,8 @@ struct Shared<H> {
     now: CancellationToken,
     /// Callers that speak TLS to a plain listener.
     tls_warnings: Repeated,
+    /// Callers that do not trust the authority.
+    distrust_warnings: Repeated,
 }
 
 impl<H> Shared<H> {
@@ -179,6 +182,7 @@ impl<H> Shared<H> {
             drain: Drain::default(),
             now: self.now.clone(),
             tls_warnings: Repeated::default(),
+            distrust_warnings: Repeated::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use toml::de::{DeTable, DeValue};
 
+use super::listener::{self, Listeners};
 use super::spiffe::{self, X509Svid};
 use crate::config::document::Place;
 use crate::config::model::{Egress, ParamValue, Params, Roots, TlsOptions};
@@ -790,31 +791,45 @@ fn warn_of_the_environment(place: &Place<'_>, report: &mut Report) {
 }
 
 /// Checks the way to a target. A proxy must not carry what is plain because it stays on this machine: a proxy elsewhere opens
-/// its tunnel there, and could read it. A proxy of the environment must be usable.
+/// its tunnel there, and could read it. A proxy of the environment must be usable, and none is a listener of bearerd's own.
 pub(super) fn check_egress(
     place: &Place<'_>,
     (https, host, port): (bool, &str, u16),
     egress: &Egress,
+    listeners: &Listeners,
     report: &mut Report,
 ) {
+    let at = place.key("proxy");
+    let refuse_own = |(proxy, port): (&str, u16), who: &str, report: &mut Report| {
+        let mut configs = listeners.configs.iter().flatten();
+        if let Some(own) = configs.find(|config| config.address.is_reached_by(proxy, port)) {
+            let message = format!("{who}{}", listener::own(&own.name));
+            report.error(&at, message, "name the proxy that leads to other networks, or leave `proxy` out");
+        }
+    };
     match egress {
         Egress::Proxy { host: proxy, .. }
             if !https && url::is_this_machine(host) && !url::is_this_machine(proxy) =>
         {
             report.error(
-                &place.key("proxy"),
+                &at,
                 "http:// is only for this machine, and a proxy elsewhere would take it over the network in the clear",
                 "leave `proxy` out",
             );
         }
         Egress::Env => {
             let variables = environment::proxy_variables();
-            let unusable = variables.named_for(host, port, https).and_then(Variable::unusable);
-            if let Some(why) = unusable {
-                report.error(&place.key("proxy"), why, Variable::REMEDY);
+            let Some(variable) = variables.named_for(host, port, https) else { return };
+            match (variable.unusable(), variable.proxy()) {
+                (Some(why), _) => report.error(&at, why, Variable::REMEDY),
+                (None, Some((proxy, port))) => {
+                    refuse_own((&proxy, port), &format!("the environment's {} ", variable.name), report);
+                }
+                (None, None) => {}
             }
         }
-        Egress::Direct | Egress::Proxy { .. } => {}
+        Egress::Proxy { host, port, .. } => refuse_own((host, *port), "", report),
+        Egress::Direct => {}
     }
 }
 
