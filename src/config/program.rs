@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -59,31 +59,64 @@ pub fn limit_files(limit: Rlimit) {
     let _ = FILES.set(limit);
 }
 
-/// The process groups of programs that run now.
-static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+/// The programs of this process.
+struct Programs {
+    /// How many are being started, whose process group is not known yet.
+    starting: usize,
+    /// The process groups of those that run.
+    running: BTreeSet<i32>,
+    /// The process ends, and starts no more.
+    ended: bool,
+}
 
-/// Kills all programs that run now, at the end of the process.
+static ALL: Mutex<Programs> = Mutex::new(Programs { starting: 0, running: BTreeSet::new(), ended: false });
+/// Notified when `starting` falls.
+static STARTED: Condvar = Condvar::new();
+/// How long the end waits for programs that are being started: a mount may hang.
+const LAST_START: Duration = Duration::from_secs(1);
+
+fn all() -> MutexGuard<'static, Programs> {
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills all programs that run now, at the end of the process. No other starts after this.
 pub fn end_all() {
-    for group in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter().copied() {
-        if let Some(group) = Pid::from_raw(group) {
-            family::kill(group);
-        }
+    let mut programs = all();
+    programs.ended = true;
+    let waited = STARTED.wait_timeout_while(programs, LAST_START, |programs| programs.starting > 0);
+    let (programs, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    for group in programs.running.iter().copied().filter_map(Pid::from_raw) {
+        family::kill(group);
     }
 }
 
-/// An entry of [`RUNNING`].
-struct Running(i32);
+/// A program that [`end_all`] knows of.
+struct Running(Option<i32>);
 
 impl Running {
-    fn new(group: i32) -> Self {
-        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
-        Self(group)
+    /// Starts a program. `None`: the process ends.
+    fn start(command: &mut Command) -> Option<(io::Result<Child>, Self)> {
+        let mut programs = all();
+        if programs.ended {
+            return None;
+        }
+        programs.starting += 1;
+        drop(programs);
+        let child = command.spawn();
+        let group = child.as_ref().ok().and_then(Child::id).and_then(|id| i32::try_from(id).ok());
+        let mut programs = all();
+        programs.starting -= 1;
+        programs.running.extend(group);
+        STARTED.notify_all();
+        Some((child, Self(group)))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+        if let Some(group) = self.0 {
+            all().running.remove(&group);
+        }
     }
 }
 
@@ -230,12 +263,14 @@ impl ProgramConfig {
 
     /// Starts the program, reads what it prints, and waits for its end.
     async fn watch(&self, mut command: Command) -> (Option<Ran>, Outcome) {
-        let mut child = match command.spawn() {
+        let Some((started, running)) = Running::start(&mut command) else {
+            return (None, Err("was not started, because bearerd ends".to_owned()));
+        };
+        let mut child = match started {
             Ok(child) => child,
             Err(error) => return (None, Err(self.unstarted(&error))),
         };
-        let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let _running = group.map(|group| Running::new(group.as_raw_nonzero().get()));
+        let group = running.0.and_then(Pid::from_raw);
         if let Some((pid, limit)) = group.zip(FILES.get()) {
             // The system refuses it if the program has ended, or runs as another user by its mode.
             let _ = prlimit(Some(pid), Resource::Nofile, *limit);
