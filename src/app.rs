@@ -112,6 +112,7 @@ struct Shared {
 /// # Errors
 /// Nothing keeps running if the start fails.
 pub fn start(config: Config, clock: SharedClock, options: Options) -> Result<Running, StartError> {
+    crate::net::recognize_own();
     let config = Arc::new(config);
     let metrics = Arc::new(Metrics::new(config.workers));
     let passed = Arc::new(options.passed);

@@ -296,7 +296,7 @@ async fn serve(
     let starting = STARTING.run(move || app::start(config, Arc::new(SystemClock), options));
     tokio::select! {
         started = starting => started
-            .map_err(|error| Failure::new(Exit::No, error.to_string()))?
+            .map_err(|error| Failure::new(Exit::No, format!("cannot start: {error}")))?
             .map_err(|error| Failure::new(start_exit(&error), error.to_string())),
         stopped = stop => {
             config::end_programs();
@@ -316,7 +316,7 @@ fn until_signal(work: impl FnOnce() -> Result<Exit, Failure> + Send + 'static) -
     static WORKING: Aside = Aside::new("verb", 1);
     runtime()?.block_on(async {
         tokio::select! {
-            done = WORKING.run(work) => done.unwrap_or_else(|error| Err(Failure::new(Exit::No, error.to_string()))),
+            done = WORKING.run(work) => done.unwrap_or_else(|error| Err(Failure::new(Exit::No, format!("cannot start: {error}")))),
             signal = one_of([Signal::INT, Signal::TERM, Signal::HUP]) => {
                 config::end_programs();
                 Err(ended_by(signal, ""))

@@ -67,6 +67,31 @@ impl Clock for ShiftedClock {
     }
 }
 
+/// One reading of both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Never goes back, and runs during a suspend.
+    pub boot: Duration,
+    pub wall: SystemTime,
+}
+
+impl Moment {
+    pub fn now(clock: &dyn Clock) -> Self {
+        Self { boot: clock.boot(), wall: clock.wall() }
+    }
+
+    /// The moment `by` before this one.
+    #[must_use]
+    pub fn before(&self, by: Duration) -> Self {
+        Self { boot: self.boot.saturating_sub(by), wall: self.wall.checked_sub(by).unwrap_or(self.wall) }
+    }
+
+    /// The time of day `by` after this moment.
+    pub fn wall_in(&self, by: Duration) -> SystemTime {
+        self.wall.checked_add(by).unwrap_or(self.wall)
+    }
+}
+
 /// Whole milliseconds; the most that fit if it is longer.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 pub use client_auth::ClientAuth;
 pub use environment::{ProxyVariables, Variable, proxy_target, proxy_variables, system_roots};
+pub(crate) use inspect::slip_in_secret;
 pub use inspect::{check_references, missing_values, problem_near, slip_in_printed};
 pub use model::*;
 pub use preset::{Preset, PresetKey, PresetVar, nearest_preset, preset, presets};
@@ -35,6 +36,7 @@ pub(crate) use raw::values::Words;
 pub use reference::{Chained, ReferenceError, Source, make_all};
 pub(crate) use report::nearest;
 pub use report::{KeyPlace, Problem, Problems, Severity};
+pub(crate) use schema::names_a_secret;
 pub use schema::schema;
 pub use store_key::StoreKey;
 pub use types::{Scopes, counted};

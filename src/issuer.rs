@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 pub use chain::{ChainedTokens, Taking, Use, chained, chained_by_either, chained_by_standby};
 pub use discovery::Metadata;
-pub(crate) use document::decode_form;
+pub(crate) use document::{decode_form, parse_json};
 pub use error::{FailureKind, IssuerError, Unreached};
 pub use examine::{Finding, SOON_DAYS, about_dates, examine};
 pub use gate::{Denied, Gate, Permitting};
@@ -44,7 +44,7 @@ use self::exchange::{Deadline, HttpVersions, IssuerResponse, RepeatReason, Repea
 use self::inputs::{Inputs, NotReady};
 use self::keys::KeyCache;
 use self::response::{ResponseWarning, SentRequest};
-use crate::clock::SharedClock;
+use crate::clock::{Moment, SharedClock};
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, Source, TokenEndpoint};
 use crate::jose::Prover;
 use crate::net::{Connector, Offer, Target};
@@ -89,11 +89,13 @@ pub struct Grant {
     pub token_type: String,
     /// Proves possession of the key that the token is bound to, if it is bound to one (RFC 9449).
     pub prover: Option<Arc<Prover>>,
-    /// `expires_in`, or else the time until `expires_at`; clamped to 1 s ..= 24 h. `None`: the response has neither in
-    /// a readable form, so `default_lifetime` applies.
+    /// When the request was sent whose response this is. The lifetime counts from here.
+    pub asked: Moment,
+    /// How long it took in all, with discovery and repeated requests, and without the time that it took to make values.
+    pub took: Duration,
+    /// `expires_in`, or else the time from [`Self::asked`] until `expires_at`; clamped to 1 s ..= 24 h. `None`: the response
+    /// has neither in a readable form, so `default_lifetime` applies.
     pub expires_in: Option<Duration>,
-    /// `expires_at`, if the response has only that.
-    pub expires_at: Option<SystemTime>,
     /// The granted scopes, if the response names them.
     pub scope: Option<String>,
     /// The token's audience, as far as it can be read.
@@ -162,13 +164,19 @@ impl Issuer {
         tokens: &dyn ChainedTokens,
         prepared: bool,
     ) -> Result<Grant, IssuerError> {
-        let started = self.clock.boot();
-        let deadline = Deadline::after(self.config.timeout);
-        let outcome = self.attempt(Fetch { key, gate, tokens, prepared, deadline }).await;
-        let ms = self.clock.boot().saturating_sub(started).as_millis();
-        let (status, what, trace) = match &outcome {
-            Ok(_) => (None, "granted", None),
-            Err(error) => (error.http_status, error.kind.as_str(), error.trace.as_deref()),
+        let (began, deadline) = (Instant::now(), Deadline::after(self.config.timeout));
+        let mut fetch = Fetch { key, gate, tokens, prepared, deadline, began };
+        let mut outcome = self.attempt(&mut fetch).await;
+        let took = fetch.began.elapsed();
+        let (status, what, trace) = match &mut outcome {
+            Ok(grant) => {
+                grant.took = took;
+                (None, "granted", None)
+            }
+            Err(error) => {
+                error.took = took;
+                (error.http_status, error.kind.as_str(), error.trace.as_deref())
+            }
         };
         tracing::debug!(
             event = "token.request",
@@ -177,13 +185,13 @@ impl Issuer {
             status,
             outcome = what,
             trace,
-            ms,
+            ms = took.as_millis(),
             "requested a token"
         );
         outcome
     }
 
-    async fn attempt(&self, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
+    async fn attempt(&self, fetch: &mut Fetch<'_>) -> Result<Grant, IssuerError> {
         let started = self.clock.boot();
         let outcome = self.fetch_with_either(fetch).await;
         let grace = self.config.credential_grace;
@@ -196,14 +204,15 @@ impl Issuer {
     }
 
     /// Uses the credential that worked last, and if the issuer refuses it, the other one.
-    async fn fetch_with_either(&self, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
+    async fn fetch_with_either(&self, fetch: &mut Fetch<'_>) -> Result<Grant, IssuerError> {
         let first = self.preference.first();
         let refused = match self.fetch_with(first, fetch).await {
             Err(error) if error.is_client_refused() && self.config.standby.is_some() => error,
             outcome => return outcome,
         };
         let second = first.other();
-        match self.fetch_with(second, Fetch { prepared: false, ..fetch }).await {
+        fetch.prepared = false;
+        match self.fetch_with(second, fetch).await {
             Ok(grant) => {
                 self.preference.switch_to(second, &self.config.name);
                 Ok(grant)
@@ -214,24 +223,29 @@ impl Issuer {
 
     /// Makes the values that programs print and other issuers grant, and requests a token. If the issuer refuses such a value
     /// that was made for an earlier request, it is made anew, and bearerd asks once more.
-    async fn fetch_with(&self, which: WhichCredential, fetch: Fetch<'_>) -> Result<Grant, IssuerError> {
+    async fn fetch_with(&self, which: WhichCredential, fetch: &mut Fetch<'_>) -> Result<Grant, IssuerError> {
         let client = self.client(which);
         let client = client.ok_or_else(|| self.not_ready(NotReady("there is no credential".to_owned())))?;
         let values = credential::made_values(&self.config, &client, fetch.key);
-        let began = Instant::now();
         if !fetch.prepared {
-            self.make(&values, fetch.tokens).await?;
+            self.make_for(fetch, &values).await?;
         }
-        let fetch = fetch.without_time_since(began);
-        let outcome = self.request(&client, fetch).await;
+        let outcome = self.request(&client, *fetch).await;
         let exchanges = remedy::exchanges_token(&self.config);
         let is_refused = outcome.as_ref().is_err_and(|error| error.is_about_credential(exchanges));
         if !is_refused || !refuse(&values, fetch.tokens) {
             return outcome;
         }
-        let began = Instant::now();
-        self.make(&values, fetch.tokens).await?;
-        self.request(&client, fetch.without_time_since(began)).await
+        self.make_for(fetch, &values).await?;
+        self.request(&client, *fetch).await
+    }
+
+    /// [`Self::make`], on top of the time that the fetch may take.
+    async fn make_for(&self, fetch: &mut Fetch<'_>, values: &[(String, &Source)]) -> Result<(), IssuerError> {
+        let since = Instant::now();
+        let made = self.make(values, fetch.tokens).await;
+        fetch.discount(since.elapsed());
+        made
     }
 
     fn client(&self, which: WhichCredential) -> Option<ClientCredential<'_>> {
@@ -293,20 +307,27 @@ impl Issuer {
     /// Sends one request and judges its response. Nothing in it is sent twice: it has its own JWT and its own proof.
     async fn send_once(&self, asking: &Attempt<'_>, inputs: &mut Inputs) -> AttemptResult {
         let now = self.clock.wall();
-        let asked = SentRequest { at: now, scopes: &asking.fetch.key.scopes };
         let url = &asking.endpoint.url;
         let request = self.signed_request(asking, inputs, now).await;
         let context = ErrorContext::new(&self.config, url, &inputs.redactor);
         let request = match request {
             Ok(request) => request,
             Err(what) => {
-                let error = context.fail(FailureKind::Credential, format_args!("was not asked: {what}"));
+                let error =
+                    context.fail(FailureKind::Credential, format_args!("was not sent this request: {what}"));
                 return AttemptResult::failed(error);
             }
         };
         let Fetch { gate, deadline, .. } = asking.fetch;
         let connector = &asking.endpoint.connector;
-        match exchange::send(connector, request, RESPONSE_LIMIT, deadline, gate.permit()).await {
+        let mut at = Moment::now(&*self.clock);
+        // Nothing that delays the request counts as the token's lifetime.
+        let permit = async {
+            gate.permit().await?;
+            at = Moment::now(&*self.clock);
+            Ok(())
+        };
+        match exchange::send(connector, request, RESPONSE_LIMIT, deadline, permit).await {
             Err(broken) => {
                 let error = context.broken(&broken, connector);
                 AttemptResult { outcome: Err(error), again: RepeatReason::after(&broken) }
@@ -315,6 +336,7 @@ impl Issuer {
                 self.record_response(&response);
                 let key = self.challenged_key(&response);
                 let nonce_given = asking.prover.is_some() && self.nonce.keep(&response.headers);
+                let asked = SentRequest { at, scopes: &asking.fetch.key.scopes };
                 let outcome = response::judge(response, &context, &asked).map(|(grant, notes)| {
                     notes.iter().for_each(|note| self.note(note));
                     grant
@@ -530,6 +552,8 @@ struct Fetch<'a> {
     /// The values were made already.
     prepared: bool,
     deadline: Deadline,
+    /// The start, later by the time that it took to make values.
+    began: Instant,
 }
 
 /// What the requests with one credential share.
@@ -540,8 +564,10 @@ struct Attempt<'a> {
 }
 
 impl Fetch<'_> {
-    fn without_time_since(self, began: Instant) -> Self {
-        Self { deadline: self.deadline.without_time_since(began), ..self }
+    /// Does not count this time.
+    fn discount(&mut self, time: Duration) {
+        self.deadline = self.deadline.later_by(time);
+        self.began += time;
     }
 }
 

@@ -41,7 +41,7 @@ use crate::net::CertificateAuthority;
 use crate::proxy::{Body, BodyError, Caller, Code, Peer, Proxy};
 use crate::telemetry::Repeated;
 use bind::{BACKLOG, Listening, ListeningSocket};
-pub use bind::{BindError, Bound, Passed, SocketListener, Unfit, Wanted, overlap};
+pub use bind::{BindError, Bound, FileId, Passed, SocketListener, Unfit, Wanted, overlap};
 use connection::{AcceptedConnection, Linger, REFUSED};
 pub use small::{
     SmallCaller, SmallHandler, SmallLimits, SmallResponse, problem_response, serve_small, small_response,
@@ -140,6 +140,7 @@ pub async fn serve<H: Handler>(
         drain: Drain::default(),
         now: stop.now.clone(),
         tls_warnings: Repeated::default(),
+        distrust_warnings: Repeated::default(),
     });
     let mut acceptor = Acceptor {
         settings,
@@ -168,6 +169,8 @@ struct Shared<H> {
     now: CancellationToken,
     /// Callers that speak TLS to a plain listener.
     tls_warnings: Repeated,
+    /// Callers that do not trust the authority.
+    distrust_warnings: Repeated,
 }
 
 impl<H> Shared<H> {
@@ -179,6 +182,7 @@ impl<H> Shared<H> {
             drain: Drain::default(),
             now: self.now.clone(),
             tls_warnings: Repeated::default(),
+            distrust_warnings: Repeated::default(),
         }
     }
 }

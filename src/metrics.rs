@@ -308,10 +308,10 @@ pub struct IssuerMetrics {
 }
 
 impl IssuerMetrics {
-    /// Counts a token request. `outcome` is `ok` or a snake_case failure name.
-    pub fn token_request(&self, outcome: &'static str, took: Duration) {
+    /// Counts a token request. `outcome` is `ok` or a snake_case failure name. `took`: `None` if it did not end.
+    pub fn token_request(&self, outcome: &'static str, took: Option<Duration>) {
         self.requests.add(outcome);
-        self.duration.observe(took);
+        took.into_iter().for_each(|took| self.duration.observe(took));
     }
 
     /// Counts a request that waits for a token.

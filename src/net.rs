@@ -21,6 +21,7 @@ pub mod tls;
 pub use self::h2::{Http2Failure, InvalidHttp2, http2_failure, invalid_http2};
 pub use authority::{CertificateAuthority, HostTls};
 pub use connect::{Connected, Connector, Offer, Target, forbidden_by_name};
+pub use egress::{LOOP, host_and_port, is_own, recognize_own};
 pub use explain::tls_cause;
 pub use failure::{ConnectError, ConnectErrorKind};
 pub use hop::Hop;

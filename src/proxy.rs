@@ -25,7 +25,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Versio
 use tokio_util::sync::CancellationToken;
 
 pub use admit::{Caller, ListenerRules, Peer};
-pub(crate) use connect::{AskedHost, host_key, in_usual_spelling, route_at_host};
+pub(crate) use connect::{AskedHost, in_usual_spelling, route_at_host};
 pub use connect::{Inside, InsideTls, Opened, ServerNameSeen};
 pub use credential::fuzz_texts;
 pub use error::{Code, ProxyError};

@@ -4,12 +4,14 @@
 mod stream;
 
 use std::error::Error;
+use std::fs::{self, FileType, Metadata};
 use std::io;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use spiffe::transport::{Endpoint, GrpcStatusCode, GrpcStatusError, TransportError};
-use spiffe::{WorkloadApiClient, WorkloadApiError};
+use spiffe::{JwtSvidError, WorkloadApiClient, WorkloadApiError};
 
 use crate::clock::{Clock as _, SystemClock};
 use crate::secret::Secret;
@@ -117,6 +119,11 @@ fn explain(error: &WorkloadApiError, socket: &Path) -> String {
             GrpcStatusCode::Internal if status.message().starts_with("h2 protocol error") => broken(status),
             code => format!("the agent responded with an error ({code}: {})", shown(status.message())),
         },
+        WorkloadApiError::JwtSvid(JwtSvidError::InvalidJson(_)) => {
+            "the agent sent a JWT-SVID that cannot be read: its header needs `alg`, and its claims need `sub`, `aud`, and `exp` in \
+             whole seconds"
+                .to_owned()
+        }
         // What the agent sent. The library's messages name fields and never quote a token or a key.
         other => format!("the agent's response cannot be used: {}", shown(&other.to_string())),
     }
@@ -147,8 +154,32 @@ fn unreachable(error: &(dyn Error + 'static), socket: &Path) -> String {
     }
 }
 
+/// Why this cannot be the agent's socket, as far as that is known without a connection.
+pub fn unusable(found: &io::Result<Metadata>, socket: &Path) -> Option<String> {
+    match found {
+        Ok(found) => not_a_socket(found.file_type(), socket),
+        Err(error) => Some(unconnected(error, socket)),
+    }
+}
+
+fn not_a_socket(found: FileType, socket: &Path) -> Option<String> {
+    let socket = socket.display();
+    if found.is_dir() {
+        return Some(format!(
+            "{socket} is a folder: name the socket in it; if a volume of Kubernetes made the folder because there was no socket \
+             yet, mount the socket's folder instead"
+        ));
+    }
+    (!found.is_socket()).then(|| format!("{socket} is a file and not a socket: name the agent's socket"))
+}
+
 /// Why there is no connection to the agent.
-pub fn unconnected(error: &io::Error, socket: &Path) -> String {
+fn unconnected(error: &io::Error, socket: &Path) -> String {
+    // For the system, nothing listens on a folder either.
+    let found = fs::metadata(socket).ok().and_then(|found| not_a_socket(found.file_type(), socket));
+    if let Some(other) = found {
+        return other;
+    }
     let socket = socket.display();
     match error.kind() {
         io::ErrorKind::NotFound => format!(

@@ -166,7 +166,7 @@ impl Credentials {
                 issuer: Arc::clone(slot.issuer()),
                 routes: Vec::new(),
                 outer: Vec::new(),
-                inner: slot.inner().iter().map(|inner| Arc::clone(&inner.issuer().name)).collect(),
+                inner: names_of(slot.inner()),
                 on_demand,
                 status: slot.status(),
             });
@@ -186,6 +186,18 @@ impl Credentials {
             self.add(inner, route, Some(&slot.issuer().name), on_demand || unused);
         }
     }
+}
+
+/// The issuers of these slots, each once.
+fn names_of(slots: &[Arc<TokenSlot>]) -> Vec<Arc<str>> {
+    let mut names = Vec::new();
+    for slot in slots {
+        let name = &slot.issuer().name;
+        if !names.contains(name) {
+            names.push(Arc::clone(name));
+        }
+    }
+    names
 }
 
 impl View {

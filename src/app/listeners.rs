@@ -153,6 +153,10 @@ impl Listeners {
         if held.foreign_file || held.unix == new.unix {
             return Ok(());
         }
+        // What a link names is not the socket's file.
+        if !held.is_reachable() {
+            return Err(format!("{}: another program put something else in its place", path.display()));
+        }
         set_access(path, &new.unix)
             .map_err(|error| format!("{}: cannot set mode and group: {error}", path.display()))
     }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Address, Config, ListenerConfig, UnixOptions, WebhookConfig};
-use crate::listener::{BindError, Bound, Passed, Stop, Unfit, Wanted, overlap};
+use crate::listener::{BindError, Bound, FileId, Passed, Stop, Unfit, Wanted, overlap};
 
 /// How long the workers have to close a socket. They do it at once unless they are stuck.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -145,6 +145,7 @@ pub(super) struct Held {
     pub(super) unix: UnixOptions,
     /// A service manager made the socket's file, and set its mode.
     pub(super) foreign_file: bool,
+    file: Option<FileId>,
     accepting: CancellationToken,
     open: TaskTracker,
 }
@@ -159,6 +160,7 @@ impl Held {
             local: socket.local(),
             unix: place.unix.clone(),
             foreign_file: socket.has_foreign_file(),
+            file: socket.file(),
             accepting: CancellationToken::new(),
             open: socket.open(),
         }
@@ -166,7 +168,7 @@ impl Held {
 
     /// The same place with another socket on the same address.
     pub(super) fn with_socket(&self, socket: &Bound) -> Self {
-        Self { accepting: CancellationToken::new(), open: socket.open(), ..self.clone() }
+        Self { file: socket.file(), accepting: CancellationToken::new(), open: socket.open(), ..self.clone() }
     }
 
     /// For the server on this socket; `now` drops its connections.
@@ -181,6 +183,14 @@ impl Held {
 
     fn is_open(&self) -> bool {
         !self.open.is_empty()
+    }
+
+    /// Not if another program removed the socket's file, or put something else in its place.
+    pub(super) fn is_reachable(&self) -> bool {
+        match (&self.address, self.file) {
+            (Address::Unix(path), Some(file)) => file.is_at(path),
+            _ => true,
+        }
     }
 
     fn who(&self) -> String {
@@ -240,6 +250,8 @@ pub(super) async fn exchange(
         &open.iter().map(|held| (held.kind, &*held.name, &held.address)).collect::<Vec<_>>(),
         &places.iter().map(|place| (place.kind, &*place.name, place.address)).collect::<Vec<_>>(),
     );
+    let reachable = |at: &usize| open.get(*at).is_some_and(|held| held.is_reachable());
+    let kept: Vec<_> = kept.into_iter().map(|at| at.filter(reachable)).collect();
     let leaves = |at: &usize| !kept.contains(&Some(*at));
     let leaving: Vec<&Held> =
         open.iter().enumerate().filter(|(at, _)| leaves(at)).map(|(_, held)| *held).collect();

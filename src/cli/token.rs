@@ -11,9 +11,9 @@ use zeroize::Zeroizing;
 
 use crate::cli::args::{Common, Output};
 use crate::cli::{Exit, Failure, load, output, show_programs};
-use crate::clock::{Clock, SystemClock, rfc3339};
+use crate::clock::{SystemClock, rfc3339};
 use crate::config::{Config, Credential, CredentialKey, IssuerConfig};
-use crate::issuer::{Grant, Issuer};
+use crate::issuer::{Grant, Issuer, parse_json};
 use crate::secret::Secret;
 
 /// The options of the command line.
@@ -31,7 +31,6 @@ pub(super) fn token(common: &Common, asked: &TokenOptions) -> Result<Exit, Failu
     let (issuer, key) = credential(&config, asked)?;
     let _shown_until_the_end = show_programs(&config);
     let default_lifetime = issuer.default_lifetime;
-    let requested = SystemClock.wall();
     let grant = fetch(Arc::clone(&issuer), &key)?;
     if let Some(user) = &asked.xoauth2 {
         return print_xoauth2(user, &issuer, &grant, asked.output);
@@ -43,10 +42,10 @@ pub(super) fn token(common: &Common, asked: &TokenOptions) -> Result<Exit, Failu
             issuer.name
         ));
     }
-    let shown = Shown::new(&asked.issuer, &grant, default_lifetime, requested);
+    let shown = Shown::new(&asked.issuer, &grant, default_lifetime);
     match (asked.output, asked.decode) {
         (Output::Text, false) => output::answer_bytes(grant.token.expose()),
-        (Output::Text, true) => output::answer_people(&output::harmless(&shown.text(requested))),
+        (Output::Text, true) => output::answer_people(&output::harmless(&shown.text(grant.asked.wall))),
         (Output::Json, decode) => {
             let mut answer = shown.json();
             if !decode && let Some(object) = answer.as_object_mut() {
@@ -129,14 +128,14 @@ struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    fn new(issuer: &'a str, grant: &'a Grant, default_lifetime: Duration, requested: SystemTime) -> Self {
-        let lifetime = grant.lifetime(default_lifetime, requested);
+    fn new(issuer: &'a str, grant: &'a Grant, default_lifetime: Duration) -> Self {
+        let lifetime = grant.lifetime(default_lifetime);
         Self {
             issuer,
             scope: grant.scope.as_deref(),
             lifetime,
-            assumed: grant.stated_lifetime(requested).is_none(),
-            expires_at: requested + lifetime,
+            assumed: grant.expires_in.is_none(),
+            expires_at: grant.asked.wall_in(lifetime),
             jwt: grant.token.expose_str().and_then(decode_jwt),
         }
     }
@@ -214,7 +213,7 @@ pub(super) fn decode_jwt(token: &str) -> Option<Jwt> {
 
 fn json_object(part: &str) -> Option<Value> {
     let bytes = URL_SAFE_NO_PAD.decode(part).ok()?;
-    serde_json::from_slice(&bytes).ok().filter(Value::is_object)
+    parse_json(&bytes).filter(Value::is_object)
 }
 
 /// `base64("user=" USER ^A "auth=Bearer " TOKEN ^A ^A)`, without line breaks. `None`: it would be too long for memory.
@@ -245,6 +244,7 @@ pub(super) fn xoauth2_user(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Moment;
 
     fn grant(token: &str, expires_in: Option<u64>) -> Grant {
         Grant {
@@ -252,7 +252,8 @@ mod tests {
             token_type: "bearer".to_owned(),
             prover: None,
             expires_in: expires_in.map(Duration::from_secs),
-            expires_at: None,
+            asked: Moment { boot: Duration::ZERO, wall: NOW },
+            took: Duration::ZERO,
             scope: Some("billing.read".to_owned()),
             audience: crate::issuer::Audience::Unknown,
         }
@@ -263,7 +264,7 @@ mod tests {
     #[test]
     fn an_opaque_token_is_said_to_be_opaque_and_not_shown() {
         let grant = grant("s3cr3t-token", Some(3600));
-        let shown = Shown::new("corp", &grant, Duration::from_secs(300), NOW);
+        let shown = Shown::new("corp", &grant, Duration::from_secs(300));
         let text = shown.text(NOW);
         assert!(text.contains("opaque") && text.contains("expires in  1h\n"), "{text}");
         assert!(!text.contains("s3cr3t") && !shown.json().to_string().contains("s3cr3t"));
@@ -272,7 +273,7 @@ mod tests {
     #[test]
     fn a_lifetime_that_was_not_reported_is_said_to_be_assumed() {
         let grant = grant("t", None);
-        let shown = Shown::new("corp", &grant, Duration::from_secs(300), NOW);
+        let shown = Shown::new("corp", &grant, Duration::from_secs(300));
         assert!(shown.text(NOW).contains("default_lifetime"));
         assert_eq!(shown.json().get("expires_in"), Some(&json!(300)));
     }
@@ -280,7 +281,7 @@ mod tests {
     #[test]
     fn a_default_of_more_than_a_day_is_a_day_as_for_the_proxy() {
         let grant = grant("t", None);
-        let shown = Shown::new("corp", &grant, Duration::from_secs(30 * 24 * 3600), NOW);
+        let shown = Shown::new("corp", &grant, Duration::from_secs(30 * 24 * 3600));
         assert_eq!(shown.json().get("expires_in"), Some(&json!(86_400)));
     }
 
@@ -288,7 +289,7 @@ mod tests {
     fn a_jwt_is_shown_with_its_times_and_without_its_signature() {
         // {"alg":"none"} . {"exp":60,"sub":"a"} . "sig"
         let grant = grant("eyJhbGciOiJub25lIn0.eyJleHAiOjYwLCJzdWIiOiJhIn0.c2ln", Some(60));
-        let text = Shown::new("corp", &grant, Duration::ZERO, NOW).text(NOW);
+        let text = Shown::new("corp", &grant, Duration::ZERO).text(NOW);
         assert!(text.contains("signature was not checked"), "{text}");
         assert!(text.contains("exp  expires at 1970-01-01T00:01:00Z (in 1m)"), "{text}");
         assert!(!text.contains("c2ln"), "{text}");

@@ -58,6 +58,17 @@ impl Variable {
     }
 }
 
+impl Variable {
+    /// The host of the proxy, an IPv6 address without brackets, and its port.
+    pub fn proxy(&self) -> Option<(String, u16)> {
+        let any = proxy_target("proxied.invalid", 443, true)?;
+        let intercept = Matcher::builder().all(self.value.clone()).build().intercept(&any)?;
+        let uri = intercept.uri();
+        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+        Some((host, uri.port_u16().unwrap_or(80)))
+    }
+}
+
 /// The URL of a target as `hyper_util`'s matcher takes it. `None`: the host cannot be part of a URL.
 pub fn proxy_target(host: &str, port: u16, tls: bool) -> Option<Uri> {
     let scheme = if tls { "https" } else { "http" };

@@ -6,6 +6,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use serde::de::IgnoredAny;
+
 use crate::config::files;
 use crate::config::model::{Config, ReferenceUse, StoreConfig, Written, WrittenPath};
 use crate::config::reference::{self, ReferenceError, Source};
@@ -149,6 +151,8 @@ fn check_reference(reference: &ReferenceUse) -> Vec<Problem> {
         // Offline, nothing makes it.
         Err(error) if error.reason == reference::NOT_MADE => {}
         Err(error) => found.push(warning(error.to_string(), fix_of_missing(reference, &error))),
+        // A certificate and a key, as PEM.
+        Ok(_) if reference.source.is_streamed() => {}
         Ok(secret) if reference.secret && is_plain_secret(&reference.key) => {
             let slip = slip_in_secret(secret.expose());
             let at = reference.source.place();
@@ -249,9 +253,9 @@ impl Reader {
 
 /// A common error with a secret, and what to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Slip {
-    pub(super) message: &'static str,
-    pub(super) hint: &'static str,
+pub(crate) struct Slip {
+    pub(crate) message: &'static str,
+    pub(crate) hint: &'static str,
 }
 
 /// How the names of variables for secrets end, in lower case, in shell scripts and `.env` files.
@@ -265,8 +269,13 @@ pub(super) fn is_plain_secret(key: &str) -> bool {
         && !["private_key", "certificate", "assertion"].iter().any(|other| key.ends_with(other))
 }
 
+const IS_JSON: Slip = Slip {
+    message: "the secret is JSON, which is sent as it is",
+    hint: "name the value in it, for example with pointer = \"/accessToken\"",
+};
+
 /// Checks a secret as it would be sent.
-fn slip_in_secret(bytes: &[u8]) -> Option<Slip> {
+pub(crate) fn slip_in_secret(bytes: &[u8]) -> Option<Slip> {
     let slip = |message, hint| Some(Slip { message, hint });
     if bytes.starts_with(b"\xef\xbb\xbf") {
         return slip(
@@ -281,6 +290,9 @@ fn slip_in_secret(bytes: &[u8]) -> Option<Slip> {
         );
     }
     let text = std::str::from_utf8(bytes).ok()?;
+    if is_json(text) {
+        return Some(IS_JSON);
+    }
     if text.trim() != text {
         return slip(
             "the secret begins or ends with white space, which is sent too (one line end at its end is not)",
@@ -323,13 +335,20 @@ pub(super) fn slip_in_literal(bytes: &[u8], folder: &Path) -> Option<Slip> {
             hint: "name the file: { file = \"…\" }",
         });
     }
-    slip_in_secret(bytes)
+    // Whoever writes JSON there means it.
+    slip_in_secret(bytes).filter(|slip| *slip != IS_JSON)
 }
 
 /// What looks wrong with a secret that a program printed, for the error if the issuer refuses it. `check` runs no program.
 pub fn slip_in_printed(source: &Source, secret: &Secret) -> Option<String> {
     let slip = slip_in_secret(secret.expose()).filter(|_| source.is_printed())?;
-    Some(format!("{}: {}; the program must print only the secret", source.place(), slip.message))
+    let remedy = if slip == IS_JSON { slip.hint } else { "the program must print only the secret" };
+    Some(format!("{}: {}; {remedy}", source.place(), slip.message))
+}
+
+/// An object or an array.
+fn is_json(text: &str) -> bool {
+    text.trim_start().starts_with(['{', '[']) && serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
 /// With a byte order mark, or ASCII characters without one.
@@ -412,6 +431,7 @@ mod tests {
             ("s3cr3t\u{a0}".into(), "white space"),
             (b"one\ntwo".to_vec(), "several lines"),
             (b"\"s3cr3t\"".to_vec(), "quotes"),
+            (b"{\n  \"token\": \"s3cr3t\"\n}\n".to_vec(), "is JSON"),
             (b"'s3cr3t'".to_vec(), "quotes"),
             (b"client_secret=s3cr3t".to_vec(), "a name and `=`"),
             (b"export CORP_SECRET = s3cr3t".to_vec(), "a name and `=`"),
@@ -442,6 +462,8 @@ mod tests {
             "",
             "=",
             "%41%42",
+            "{s3cr3t}",
+            "[s3",
         ] {
             assert_eq!(told(secret), "", "{secret}");
         }

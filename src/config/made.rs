@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::aside::{SharedWork, WorkInProgress};
 use crate::clock::{Clock as _, SystemClock};
@@ -21,8 +21,8 @@ pub(super) const NOT_MADE: &str = "has given no value yet";
 
 /// How to make a value.
 pub(super) trait Recipe: Send + Sync + 'static {
-    /// Makes it. Blocks.
-    fn make(&self) -> Made;
+    /// Makes it. Blocks. `earlier`: the last good values, which must not be shown either.
+    fn make(&self, earlier: &[Arc<Secret>]) -> Made;
 
     /// The threads that make values of this kind.
     fn threads(&self) -> &'static Arc<SharedWork<Outcome>>;
@@ -33,6 +33,9 @@ pub(super) trait Recipe: Send + Sync + 'static {
     /// Why it cannot be made, found without making it.
     fn unmakeable(&self) -> Option<String>;
 }
+
+/// How many good values a maker remembers. What makes a value may speak of the one before it, as after a rotation.
+const REMEMBERED: usize = 2;
 
 /// What [`Recipe::make`] returns.
 pub(super) struct Made {
@@ -53,6 +56,8 @@ pub(super) struct Maker<R: ?Sized> {
     /// Names its work in [`Recipe::threads`].
     id: String,
     last: ArcSwapOption<Last>,
+    /// The last good values, newest first: at most [`REMEMBERED`].
+    good: ArcSwap<Vec<Arc<Secret>>>,
     /// Somebody refused the last value, so it must not be used again.
     refused: AtomicBool,
     /// How often it was made.
@@ -96,6 +101,7 @@ impl<R: PartialEq> Maker<R> {
             let new = Arc::new(Self {
                 id: LAST_ID.fetch_add(1, Ordering::Relaxed).to_string(),
                 last: ArcSwapOption::empty(),
+                good: ArcSwap::default(),
                 refused: AtomicBool::new(false),
                 times: AtomicU64::new(0),
                 recipe,
@@ -147,7 +153,14 @@ impl Maker<dyn Recipe> {
     }
 
     fn make(&self) -> Outcome {
-        let made = self.recipe.make();
+        let earlier = self.good.load();
+        let made = self.recipe.make(&earlier);
+        if let Ok(value) = &made.outcome
+            && earlier.first() != Some(value)
+        {
+            let good = [value].into_iter().chain(earlier.iter()).take(REMEMBERED).cloned();
+            self.good.store(Arc::new(good.collect()));
+        }
         if let (Err(error), Some(last)) = (&made.outcome, self.good())
             && last.age() < last.made.lasts
         {
@@ -202,7 +215,7 @@ mod tests {
     }
 
     impl Recipe for Once {
-        fn make(&self) -> Made {
+        fn make(&self, _: &[Arc<Secret>]) -> Made {
             let outcome = match self.times.fetch_add(1, Ordering::SeqCst) {
                 0 => Ok(Arc::new(Secret::from("first"))),
                 _ => Err("away".to_owned()),

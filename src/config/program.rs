@@ -3,6 +3,7 @@
 
 #![expect(clippy::disallowed_types, reason = "held for a moment where a config is loaded")]
 
+pub(super) mod arguments;
 mod family;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,9 +14,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
@@ -57,31 +59,64 @@ pub fn limit_files(limit: Rlimit) {
     let _ = FILES.set(limit);
 }
 
-/// The process groups of programs that run now.
-static RUNNING: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+/// The programs of this process.
+struct Programs {
+    /// How many are being started, whose process group is not known yet.
+    starting: usize,
+    /// The process groups of those that run.
+    running: BTreeSet<i32>,
+    /// The process ends, and starts no more.
+    ended: bool,
+}
 
-/// Kills all programs that run now, at the end of the process.
+static ALL: Mutex<Programs> = Mutex::new(Programs { starting: 0, running: BTreeSet::new(), ended: false });
+/// Notified when `starting` falls.
+static STARTED: Condvar = Condvar::new();
+/// How long the end waits for programs that are being started: a mount may hang.
+const LAST_START: Duration = Duration::from_secs(1);
+
+fn all() -> MutexGuard<'static, Programs> {
+    ALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Kills all programs that run now, at the end of the process. No other starts after this.
 pub fn end_all() {
-    for group in RUNNING.lock().unwrap_or_else(PoisonError::into_inner).iter().copied() {
-        if let Some(group) = Pid::from_raw(group) {
-            family::kill(group);
-        }
+    let mut programs = all();
+    programs.ended = true;
+    let waited = STARTED.wait_timeout_while(programs, LAST_START, |programs| programs.starting > 0);
+    let (programs, _) = waited.unwrap_or_else(PoisonError::into_inner);
+    for group in programs.running.iter().copied().filter_map(Pid::from_raw) {
+        family::kill(group);
     }
 }
 
-/// An entry of [`RUNNING`].
-struct Running(i32);
+/// A program that [`end_all`] knows of.
+struct Running(Option<i32>);
 
 impl Running {
-    fn new(group: i32) -> Self {
-        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
-        Self(group)
+    /// Starts a program. `None`: the process ends.
+    fn start(command: &mut Command) -> Option<(io::Result<Child>, Self)> {
+        let mut programs = all();
+        if programs.ended {
+            return None;
+        }
+        programs.starting += 1;
+        drop(programs);
+        let child = command.spawn();
+        let group = child.as_ref().ok().and_then(Child::id).and_then(|id| i32::try_from(id).ok());
+        let mut programs = all();
+        programs.starting -= 1;
+        programs.running.extend(group);
+        STARTED.notify_all();
+        Some((child, Self(group)))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+        if let Some(group) = self.0 {
+            all().running.remove(&group);
+        }
     }
 }
 
@@ -114,8 +149,8 @@ pub(super) fn program(config: ProgramConfig) -> Arc<Program> {
 }
 
 impl Recipe for ProgramConfig {
-    fn make(&self) -> Made {
-        Made { outcome: self.run(), keep: self.keep, lasts: Duration::ZERO }
+    fn make(&self, earlier: &[Arc<Secret>]) -> Made {
+        Made { outcome: self.run(earlier), keep: self.keep, lasts: Duration::ZERO }
     }
 
     fn threads(&self) -> &'static Arc<SharedWork<Outcome>> {
@@ -184,8 +219,9 @@ impl ProgramConfig {
     }
 
     /// Runs the program. Blocks.
-    fn run(&self) -> Outcome {
+    fn run(&self, earlier: &[Arc<Secret>]) -> Outcome {
         let mut known = Redactor::default();
+        earlier.iter().for_each(|value| known.add(value));
         let mut ran = None;
         let outcome = self.start(&mut known).and_then(|command| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -203,6 +239,7 @@ impl ProgramConfig {
 
     /// The command to start. Adds the secrets that the program gets to `known`.
     fn start(&self, known: &mut Redactor) -> Result<Command, String> {
+        arguments::secrets(&self.command).for_each(|value| known.add(&Secret::from(value)));
         let mut command = Command::new(self.find()?);
         command.arg0(self.name()).args(self.command.iter().skip(1)).current_dir(&self.folder);
         command.env_clear();
@@ -215,6 +252,7 @@ impl ProgramConfig {
             }
             if !source.is_literal() || is_secret_literal(name, value.expose()) {
                 known.add(&value);
+                source.earlier().iter().for_each(|earlier| known.add(earlier));
             }
             command.env(name, OsStr::from_bytes(value.expose()));
         }
@@ -225,12 +263,14 @@ impl ProgramConfig {
 
     /// Starts the program, reads what it prints, and waits for its end.
     async fn watch(&self, mut command: Command) -> (Option<Ran>, Outcome) {
-        let mut child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => return (None, Err(unstarted(&error))),
+        let Some((started, running)) = Running::start(&mut command) else {
+            return (None, Err("was not started, because bearerd ends".to_owned()));
         };
-        let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let _running = group.map(|group| Running::new(group.as_raw_nonzero().get()));
+        let mut child = match started {
+            Ok(child) => child,
+            Err(error) => return (None, Err(self.unstarted(&error))),
+        };
+        let group = running.0.and_then(Pid::from_raw);
         if let Some((pid, limit)) = group.zip(FILES.get()) {
             // The system refuses it if the program has ended, or runs as another user by its mode.
             let _ = prlimit(Some(pid), Resource::Nofile, *limit);
@@ -240,9 +280,10 @@ impl ProgramConfig {
         let mut more = false;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let end = {
-            let reading = async {
-                tokio::join!(read_output(stdout, &mut printed), read_rest(stderr, &mut said, &mut more)).0
-            };
+            // Too much output ends the run, although a program that ignores the closed pipe keeps its stderr open.
+            let output = async { read_output(stdout, &mut printed).await.then_some(()).ok_or(()) };
+            let rest = read_rest(stderr, &mut said, &mut more).map(Ok);
+            let reading = async { tokio::try_join!(output, rest).is_ok() };
             let ending = end_of(&mut child, reading);
             tokio::time::timeout(self.timeout, ending).await.unwrap_or(End::TimedOut)
         };
@@ -251,6 +292,20 @@ impl ProgramConfig {
         }
         let outcome = self.judge(&end, &printed, &said);
         (Some(Ran { printed, said, more }), outcome)
+    }
+
+    /// Programs start in the folder of the config file, so without it none can.
+    fn unstarted(&self, error: &io::Error) -> String {
+        let why = match files::state(&self.folder) {
+            Ok(state) if state.is_dir() => match is_executable(&self.folder) {
+                true => return unstarted(error),
+                false => "this user may not enter it".to_owned(),
+            },
+            Ok(_) => "it is not a folder".to_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "it is not there any more".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        format!("cannot be started in the config file's folder {}: {why}", self.folder.display())
     }
 
     fn judge(&self, end: &End, printed: &[u8], said: &[u8]) -> Outcome {

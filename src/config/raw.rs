@@ -301,7 +301,7 @@ pub(crate) struct RawForward {
     /// to link-local addresses, or to metadata services.
     pub unmatched: Word<Unmatched>,
     /// The proxy for these tunnels. "env" obeys HTTPS_PROXY and NO_PROXY.
-    #[schemars(extend("x-errors" = "without `unmatched = \"tunnel\"`; https; a path"))]
+    #[schemars(extend("x-errors" = "without `unmatched = \"tunnel\"`; https; a path; one of bearerd's own listeners"))]
     pub proxy: Option<RawEgress>,
 }
 
@@ -445,7 +445,7 @@ pub(crate) struct RawIssuer {
     /// TLS for connections to the issuer.
     pub tls: Option<RawTls>,
     /// Proxy for token requests only.
-    #[schemars(extend("x-secret" = true))]
+    #[schemars(extend("x-errors" = "one of bearerd's own listeners", "x-secret" = true))]
     pub proxy: Option<RawEgress>,
 }
 
@@ -736,7 +736,7 @@ pub(crate) struct RawRoute {
     /// TLS for connections to the upstream.
     pub tls: Option<RawTls>,
     /// Proxy to reach the upstream, with CONNECT.
-    #[schemars(extend("x-errors" = "with a `unix:` upstream", "x-secret" = true))]
+    #[schemars(extend("x-errors" = "with a `unix:` upstream; one of bearerd's own listeners", "x-secret" = true))]
     pub proxy: Option<RawEgress>,
 }
 

@@ -39,8 +39,21 @@ struct Inner {
     definition: Definition,
     /// The last good value. It stays in use while a file is being written or is missing.
     last_good: ArcSwapOption<Secret>,
+    /// The good value before it.
+    earlier: ArcSwapOption<Secret>,
     /// The password of a PKCS#12 file, or the PIN of a device.
     password: Option<Source>,
+}
+
+impl Inner {
+    fn new(definition: Definition) -> Self {
+        Self {
+            definition,
+            last_good: ArcSwapOption::empty(),
+            earlier: ArcSwapOption::empty(),
+            password: None,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -244,19 +257,17 @@ impl Source {
     #[must_use]
     pub fn with_password(&self, password: Self) -> Self {
         let definition = self.0.definition.clone();
-        let last_good = ArcSwapOption::empty();
-        Self(Arc::new(Inner { definition, last_good, password: Some(password) }))
+        Self(Arc::new(Inner { password: Some(password), ..Inner::new(definition) }))
     }
 
     fn from_definition(definition: Definition) -> Self {
-        let new = |definition| Inner { definition, last_good: ArcSwapOption::empty(), password: None };
         if let Definition::Literal(_)
         | Definition::Env { .. }
         | Definition::Streamed(_)
         | Definition::Issuer(_)
         | Definition::Device(_) = definition
         {
-            return Self(Arc::new(new(definition)));
+            return Self(Arc::new(Inner::new(definition)));
         }
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(there) = known.get(&definition).and_then(Weak::upgrade) {
@@ -265,7 +276,7 @@ impl Source {
         if known.len() == known.capacity() {
             known.retain(|_, inner| inner.strong_count() > 0);
         }
-        let inner = Arc::new(new(definition.clone()));
+        let inner = Arc::new(Inner::new(definition.clone()));
         known.insert(definition, Arc::downgrade(&inner));
         Self(inner)
     }
@@ -499,6 +510,11 @@ impl Source {
         }
     }
 
+    /// The good value before the last one.
+    pub fn earlier(&self) -> Option<Arc<Secret>> {
+        self.0.earlier.load_full()
+    }
+
     fn or_last_good(
         &self,
         read: Result<Arc<Secret>, ReferenceError>,
@@ -521,7 +537,10 @@ impl Source {
         let expires = matches!(self.0.definition, Definition::JwtSvid(_));
         // Without a last good value, a new one is used even if it may be incomplete.
         if !expires && (settled || self.0.last_good.load().is_none()) {
-            self.0.last_good.store(Some(Arc::clone(&secret)));
+            let before = self.0.last_good.swap(Some(Arc::clone(&secret)));
+            if let Some(before) = before.filter(|before| *before != secret) {
+                self.0.earlier.store(Some(before));
+            }
         }
         Ok(Value { secret, settled })
     }

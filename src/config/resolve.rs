@@ -91,7 +91,7 @@ pub(crate) fn resolve(input: Input<'_>, otel: &OtelVariables, report: &mut Repor
     let shown =
         |(document, _): &(&Document<'_>, _)| (document.file.display.clone(), document.file.absolute.clone());
     let shown_files: Vec<_> = issuers.iter().map(shown).collect();
-    let (issuers, chains, places) = all_issuers(issuers, report);
+    let (issuers, chains, places) = all_issuers(issuers, &listeners, report);
     let known = Known { issuers, chains, listeners };
     listener::check_token_listeners(&top, &known, report);
     let routes = all_routes(routes, &known, report);
@@ -153,6 +153,7 @@ fn taken(admin: &Option<Admin>, listeners: &listener::Listeners) -> Vec<(Address
 /// Every issuer, and where each is written.
 fn all_issuers<'t>(
     written: Vec<(&'t Document<'t>, BTreeMap<String, RawIssuer>)>,
+    listeners: &listener::Listeners,
     report: &mut Report,
 ) -> (Issuers, chain::Chains, BTreeMap<String, Place<'t>>) {
     let mut places: BTreeMap<String, Place<'t>> = BTreeMap::new();
@@ -165,7 +166,7 @@ fn all_issuers<'t>(
                 report.error(&place, message, "give one of them another name");
                 continue;
             }
-            let issuer = issuer::resolve(&place, &name, raw, report);
+            let issuer = issuer::resolve(&place, &name, raw, listeners, report);
             places.insert(name.clone(), place);
             issuers.insert(name, issuer);
         }

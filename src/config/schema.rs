@@ -158,7 +158,13 @@ fn ends_with_word_of(name: &str, words: &[&str]) -> bool {
     of_name.next().is_some() && words.iter().any(|word| last.eq_ignore_ascii_case(word))
 }
 
+/// RFC 9396: what a token is for.
+const AUTHORIZATION_DETAILS: &str = "authorization_details";
+
 fn sounds_secret(name: &str) -> bool {
+    if name == AUTHORIZATION_DETAILS {
+        return false;
+    }
     let plain: String = name.chars().filter(|c| c.is_alphanumeric()).collect::<String>().to_lowercase();
     // Only at the end of the name: `requested_token_use` and similar names are plain.
     SECRET_WORDS.iter().any(|word| plain.contains(word)) || SECRET_ENDS.iter().any(|end| plain.ends_with(end))
@@ -348,6 +354,7 @@ mod tests {
             "requested_token_use",
             "access_key_id",
             "audience",
+            "authorization_details",
             "PASSWORD_STORE_DIR",
             "VAULT_TOKEN_FILE",
             "private-key-path",

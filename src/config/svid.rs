@@ -53,7 +53,7 @@ impl JwtSvidConfig {
 }
 
 impl Recipe for JwtSvidConfig {
-    fn make(&self) -> Made {
+    fn make(&self, _: &[Arc<Secret>]) -> Made {
         match workload_api::jwt_svid(&self.socket, &self.audience, self.id.as_ref(), self.timeout) {
             Ok(svid) => Made {
                 outcome: Ok(Arc::new(svid.token)),
@@ -80,8 +80,7 @@ impl Recipe for JwtSvidConfig {
     }
 
     fn unmakeable(&self) -> Option<String> {
-        let error = files::state(&self.socket).err()?;
-        Some(workload_api::unconnected(&error, &self.socket))
+        workload_api::unusable(&files::state(&self.socket), &self.socket)
     }
 }
 
@@ -113,8 +112,7 @@ impl Streamed {
     /// See [`Recipe::unmakeable`]. Said once, and not for each part.
     pub(super) fn unmakeable(&self) -> Option<String> {
         let socket = self.stream.socket();
-        let error = files::state(socket).err().filter(|_| self.part == Part::Identity)?;
-        Some(workload_api::unconnected(&error, socket))
+        workload_api::unusable(&files::state(socket), socket).filter(|_| self.part == Part::Identity)
     }
 
     pub(super) fn place(&self) -> String {

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 
 use super::IssuerError;
 use super::credential::ClientCredential;
+use super::document::parse_json;
 use super::error::host_and_path;
 use super::keys::KeyMaterial;
 use crate::config::{CertificateHeader, HttpUrl, IssuerConfig, JwtConfig, ScopeIn, TokenEndpoint};
@@ -171,7 +172,7 @@ fn expiry(assertion: &Secret) -> Option<SystemTime> {
         return None;
     }
     let claims = zeroize::Zeroizing::new(URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?);
-    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    let claims: Value = parse_json(&claims)?;
     let exp = claims.get("exp")?;
     let seconds = exp.as_f64().filter(|exp| exp.is_finite() && *exp >= 0.0)?;
     UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)

@@ -40,6 +40,8 @@ pub(super) fn read_key(named: &Path, folder: &Path) -> Result<Secret, String> {
     let key = read.map(|contents| Secret::new(contents.bytes.trim_ascii()));
     let why = match key {
         Ok(key) if key.is_empty() => "is empty".to_owned(),
+        // No header field can have it.
+        Ok(key) if key.expose().iter().any(u8::is_ascii_control) => "contains control characters".to_owned(),
         Ok(key) => return Ok(key),
         Err(error) => error.to_string(),
     };

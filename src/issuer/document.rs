@@ -5,15 +5,18 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::map::Entry;
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 use crate::secret::Secret;
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 /// The most members of a response that an error names.
 const NAMES_LIMIT: usize = 10;
+/// Some numbers of this size do not fit into a float.
+const LARGE: f64 = 1e308;
 
 /// Why a body is not a document. Says nothing about its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,11 +82,13 @@ impl Document {
     }
 
     fn keeping(text: &str, names: &KeptNames) -> serde_json::Result<Self> {
-        let mut json = serde_json::Deserializer::from_str(text);
-        let value = Node { names, keep: true }.deserialize(&mut json)?;
-        json.end().map(|()| match value {
-            Value::Bool(_) => Self(Value::Object(Map::new())),
-            value => Self(value),
+        whatever_its_numbers(text, |text| {
+            let mut json = serde_json::Deserializer::from_str(text);
+            let value = Node { names, keep: true }.deserialize(&mut json)?;
+            json.end().map(|()| match value {
+                Value::Bool(_) => Self(Value::Object(Map::new())),
+                value => Self(value),
+            })
         })
     }
 
@@ -144,6 +149,58 @@ impl Document {
             _ => None,
         }
     }
+}
+
+/// Reads JSON. `None`: it is invalid, or something else.
+pub(crate) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    whatever_its_numbers(std::str::from_utf8(bytes).ok()?, |text| serde_json::from_str(text)).ok()
+}
+
+/// To serde_json, a number beyond a float makes the whole text invalid. Here it counts as a text with the same digits.
+fn whatever_its_numbers<T>(
+    text: &str,
+    read: impl Fn(&str) -> serde_json::Result<T>,
+) -> serde_json::Result<T> {
+    read(text).or_else(|error| match with_large_numbers_quoted(text) {
+        Some(quoted) if error.is_syntax() => read(&quoted),
+        _ => Err(error),
+    })
+}
+
+/// `None`: there is no large number.
+fn with_large_numbers_quoted(text: &str) -> Option<Zeroizing<String>> {
+    // Large enough from the start, because a text that grows leaves an unwiped copy.
+    let mut quoted = Zeroizing::new(String::with_capacity(2 * text.len()));
+    let (mut rest, mut found) = (text, false);
+    let begins = |byte: u8| matches!(byte, b'"' | b'-' | b'0'..=b'9');
+    while let Some(first) = rest.bytes().next() {
+        let length = match first {
+            b'"' => string_length(rest),
+            _ if begins(first) => rest.bytes().take_while(|&byte| is_in_number(byte)).count(),
+            _ => rest.bytes().take_while(|&byte| !begins(byte)).count(),
+        };
+        let (token, after) = rest.split_at_checked(length)?;
+        let is_large = first != b'"' && token.parse::<f64>().is_ok_and(|number| number.abs() >= LARGE);
+        let mark = if is_large { "\"" } else { "" };
+        [mark, token, mark].iter().for_each(|part| quoted.push_str(part));
+        (rest, found) = (after, found || is_large);
+    }
+    found.then_some(quoted)
+}
+
+/// The length of the JSON string at the start, with its quotation marks.
+fn string_length(text: &str) -> usize {
+    let mut escaped = false;
+    let end = text.bytes().skip(1).position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    });
+    end.map_or(text.len(), |end| end + 2)
+}
+
+fn is_in_number(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E')
 }
 
 /// The pointer to the member `name` next to the one at `pointer`.
@@ -352,6 +409,20 @@ mod tests {
         assert_eq!(document.take_secret("/t"), Some(Secret::from("v")));
         assert_eq!(document.take_secret("/a"), None);
         assert_eq!(document.0, serde_json::json!({"t":"","a":1}));
+    }
+
+    #[test]
+    fn a_number_beyond_a_float_counts_as_a_text() {
+        for large in ["1e999", "-1E+400", "2e308", "1e99999999999999999999", &"9".repeat(400)] {
+            let text = format!(r#"{{"x":[{large}],"\"":"\\","t":{large},"a":{{"b/c":"{large} é\"1e999"}}}}"#);
+            let kept = serde_json::json!({"a":{"b/c":format!("{large} é\"1e999")},"t":large});
+            assert_eq!(json(&text).unwrap().0, kept, "{text}");
+            assert_eq!(parse_json::<Value>(text.as_bytes()).unwrap()["t"], large);
+        }
+        assert_eq!(json(r#"{"t":1e999,"t":1}"#).unwrap_err(), Malformed::Duplicate);
+        assert!(matches!(json(r#"{"t":1e999,}"#), Err(Malformed::Syntax { .. })));
+        assert_eq!(json(r#"{"t":1e999"#).unwrap_err(), Malformed::Truncated);
+        assert_eq!(json(r#"{"t":"1e999"#).unwrap_err(), Malformed::Truncated);
     }
 
     #[test]

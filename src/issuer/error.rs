@@ -83,6 +83,8 @@ pub struct IssuerError {
     pub forgiven: bool,
     /// Where the connection failed or timed out.
     pub unreached: Option<Unreached>,
+    /// As [`super::Grant::took`].
+    pub took: Duration,
 }
 
 /// Where an issuer could not be reached.
@@ -109,6 +111,7 @@ impl IssuerError {
             trace: None,
             forgiven: false,
             unreached: None,
+            took: Duration::ZERO,
         }
     }
 

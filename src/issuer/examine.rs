@@ -4,10 +4,11 @@ use std::time::{Duration, SystemTime};
 
 use super::assertion;
 use super::credential::{ClientCredential, WhichCredential};
+use super::inputs::is_saml;
 use super::keys::{self, KeyFiles};
 use crate::clock::rfc3339;
 use crate::config::client_auth::Proof;
-use crate::config::{DpopConfig, IssuerConfig, JwtConfig, JwtUse, Source, counted};
+use crate::config::{DpopConfig, IssuerConfig, JwtConfig, JwtUse, Source, counted, slip_in_secret};
 use crate::jose::{Alg, Certificate, PrivateKey};
 use crate::net::tls;
 
@@ -217,6 +218,10 @@ fn prepared_assertion(config: &IssuerConfig, now: SystemTime, findings: &mut Vec
     if let Some(message) = assertion::expired(&trimmed, &source.place(), now) {
         findings.push(finding("assertion", message, None));
     }
+    if let Some(slip) = slip_in_secret(trimmed.expose()).filter(|_| !is_saml(config)) {
+        let message = format!("{}: {}", source.place(), slip.message);
+        findings.push(finding("assertion", message, Some(slip.hint.to_owned())));
+    }
 }
 
 fn finding(key: &'static str, message: String, hint: Option<String>) -> Finding {
@@ -363,6 +368,9 @@ mod tests {
         let mut config = fuzz::config();
         config.assertion = Some(Source::literal(" \n"));
         assert_eq!(only(&config), ("assertion", "the config file contains only white space".to_owned()));
+        config.assertion = Some(Source::literal("{\"token\":\"canary\"}\n"));
+        let (_, message) = only(&config);
+        assert_eq!(message, "the config file: the secret is JSON, which is sent as it is");
         // {"exp":1}
         config.assertion = Some(Source::literal("e30.eyJleHAiOjF9.canary"));
         let (_, message) = only(&config);

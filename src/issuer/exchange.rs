@@ -41,9 +41,8 @@ impl Deadline {
         Self(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
     }
 
-    /// The same deadline, without the time that passed since `began`.
-    pub(super) fn without_time_since(self, began: Instant) -> Self {
-        Self(self.0.and_then(|at| at.checked_add(began.elapsed())))
+    pub(super) fn later_by(self, time: Duration) -> Self {
+        Self(self.0.and_then(|at| at.checked_add(time)))
     }
 
     /// The deadline after half of the remaining time.

@@ -1,6 +1,6 @@
 //! The entry points for fuzzing: an issuer's config with every default, and arbitrary responses to it.
 
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -12,6 +12,7 @@ use super::error::ErrorContext;
 use super::exchange::{BodyError, IssuerResponse};
 use super::request::form_encode;
 use super::response::{SentRequest, judge};
+use crate::clock::Moment;
 use crate::config::client_auth::ClientSecretBasic;
 use crate::config::{ClientAuth, HttpUrl, IssuerConfig, ResponseFormat, Scopes, Source, TokenEndpoint};
 use crate::redact::Redactor;
@@ -41,7 +42,8 @@ pub(super) fn response(bytes: &[u8]) {
     let context = ErrorContext::new(&config, &url(), &redactor);
     let scopes = Scopes::from(["read"]);
     let response = IssuerResponse { status, headers: headers(choice), body };
-    match judge(response, &context, &SentRequest { at: UNIX_EPOCH, scopes: &scopes }) {
+    let at = Moment { boot: Duration::ZERO, wall: UNIX_EPOCH };
+    match judge(response, &context, &SentRequest { at, scopes: &scopes }) {
         Ok((grant, _)) => {
             let token = grant.token.expose();
             debug_assert!((1..=16 * 1024).contains(&token.len()));

@@ -12,7 +12,8 @@ use super::keys::{self, KeyCache, read};
 use super::request::{self, SignedParts, Value};
 use crate::config::client_auth::Proof;
 use crate::config::{
-    CredentialKey, IssuerConfig, JwtConfig, JwtUse, ParamValue, ReferenceError, Source, slip_in_printed,
+    CredentialKey, IssuerConfig, JwtConfig, JwtUse, ParamValue, ReferenceError, Source, names_a_secret,
+    slip_in_printed,
 };
 use crate::redact::Redactor;
 use crate::secret::Secret;
@@ -24,7 +25,7 @@ const SECRET_NAMES: [&str; 9] =
 /// … unless the name ends with one of these, as in `subject_token_type`.
 const PLAIN_ENDINGS: [&str; 5] = ["type", "use", "url", "uri", "method"];
 
-/// The end of SAML's grant and assertion types (RFC 7522). bearerd does not change SAML assertions.
+/// The end of SAML's grant and assertion types (RFC 7522).
 const SAML: &str = "saml2-bearer";
 
 /// The values of one request with one credential.
@@ -73,23 +74,24 @@ impl Inputs {
         keys: &KeyCache,
         now: SystemTime,
     ) -> Result<Self, NotReady> {
-        let mut reader = Reader { issuer: &config.name, redactor: known_secrets(config) };
+        let mut reader = Reader { issuer: &config.name, redactor: known_secrets(config), slips: Vec::new() };
         let named = |key, source: Option<&Source>| {
             let read = source.map(|source| reader.plain(source)).transpose();
             read.map_err(|error| NotReady(format!("{} cannot be read: {error}", client.key(key))))
         };
         let client_id = named("client_id", client.id)?;
         let client_secret = named("client_secret", client.secret)?;
-        if let Some(secret) = &client_secret {
+        if let Some((source, secret)) = client.secret.zip(client_secret.as_ref()) {
             reader.redactor.add(secret);
+            reader.examine(source, secret);
         }
-        let slip = client.secret.zip(client_secret.as_deref());
-        let slip = slip.and_then(|(source, secret)| slip_in_printed(source, secret));
         let basic = match &config.basic {
             None => None,
             Some(basic) => {
                 let (user, password) = (reader.plain(&basic.user)?, reader.plain(&basic.password)?);
                 reader.redactor.add(&password);
+                reader.learn_earlier(&basic.password);
+                reader.examine(&basic.password, &password);
                 Some((user, password))
             }
         };
@@ -108,7 +110,7 @@ impl Inputs {
         };
         inputs.read_jwts(config, client, key, keys, &mut reader, now)?;
         inputs.remark(config, keys, now);
-        inputs.remarks.extend(slip);
+        inputs.remarks.append(&mut reader.slips);
         inputs.redactor = reader.redactor;
         Ok(inputs)
     }
@@ -196,19 +198,38 @@ pub(super) fn known_secrets(config: &IssuerConfig) -> Redactor {
     let mut redactor = Redactor::default();
     for which in [WhichCredential::Current, WhichCredential::Standby] {
         let secret = ClientCredential::of(config, which).and_then(|client| client.secret);
-        // Includes a value that is not sent yet because it may be incomplete.
-        let known = secret.map(|secret| [secret.read(), secret.to_send().map(|(secret, _)| secret)]);
+        // Includes a value that is not sent yet because it may be incomplete, and the one that was sent before.
+        let known = secret.map(|secret| {
+            [secret.read().ok(), secret.to_send().ok().map(|(secret, _)| secret), secret.earlier()]
+        });
         known.into_iter().flatten().flatten().for_each(|secret| redactor.add(&secret));
     }
     redactor
 }
 
+/// bearerd does not change SAML assertions.
+pub(super) fn is_saml(config: &IssuerConfig) -> bool {
+    config.assertion_type.ends_with(SAML)
+        || config.grant_type.as_deref().is_some_and(|grant| grant.ends_with(SAML))
+}
+
 struct Reader<'a> {
     issuer: &'a str,
     redactor: Redactor,
+    /// What looks wrong with values that programs printed.
+    slips: Vec<String>,
 }
 
 impl Reader<'_> {
+    /// The server may still speak of the value before this one.
+    fn learn_earlier(&mut self, source: &Source) {
+        source.earlier().iter().for_each(|value| self.redactor.add_value(value));
+    }
+
+    fn examine(&mut self, source: &Source, secret: &Secret) {
+        self.slips.extend(slip_in_printed(source, secret).filter(|slip| !self.slips.contains(slip)));
+    }
+
     fn plain(&self, source: &Source) -> Result<Arc<Secret>, ReferenceError> {
         read(self.issuer, source)
     }
@@ -229,6 +250,10 @@ impl Reader<'_> {
                 let value = self.plain(source)?;
                 if may_be_secret(name, source) {
                     self.redactor.add_value(&value);
+                    self.learn_earlier(source);
+                }
+                if names_a_secret(name) {
+                    self.examine(source, &value);
                 }
                 Value::Text(value)
             }
@@ -248,10 +273,16 @@ impl Reader<'_> {
             let value = self.plain(source)?;
             if may_be_secret(name.as_str(), source) {
                 self.redactor.add_value(&value);
+                self.learn_earlier(source);
                 // Of `Bearer x`, the server may quote only `x`.
                 if let Some(last) = value.expose().rsplit(|&byte| byte == b' ').next() {
                     self.redactor.add_value(&Secret::new(last));
                 }
+            }
+            let fits = value.expose().iter().all(|&byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f));
+            // A cookie is an assignment.
+            if !fits || (names_a_secret(name.as_str()) && name != http::header::COOKIE) {
+                self.examine(source, &value);
             }
             // A bare token is no value of this field (RFC 6750 section 2.1).
             let is_token = name == http::header::AUTHORIZATION && source.chained().is_some();
@@ -264,8 +295,7 @@ impl Reader<'_> {
     fn assertion(&mut self, config: &IssuerConfig) -> Result<Option<Arc<Secret>>, NotReady> {
         let Some(source) = &config.assertion else { return Ok(None) };
         let read = self.plain(source)?;
-        let saml = config.assertion_type.ends_with(SAML)
-            || config.grant_type.as_deref().is_some_and(|grant| grant.ends_with(SAML));
+        let saml = is_saml(config);
         let trimmed = read.expose().trim_ascii();
         if trimmed.is_empty() {
             return Err(NotReady(format!("assertion: {} is empty", source.place())));
@@ -273,6 +303,10 @@ impl Reader<'_> {
         let assertion =
             if saml || trimmed.len() == read.expose().len() { read } else { Arc::new(Secret::new(trimmed)) };
         self.redactor.add(&assertion);
+        self.learn_earlier(source);
+        if !saml {
+            self.examine(source, &assertion);
+        }
         Ok(Some(assertion))
     }
 

@@ -22,9 +22,17 @@ const IDENTITY_PARAMS: [&str; 4] = ["object_id", "principal_id", "msi_res_id", "
 
 /// The advice if a value of our own cannot be read. `what` names the place.
 pub(super) fn unreadable(issuer: &str, what: &str) -> String {
-    if what.contains(": key pkcs11:") {
+    // The innermost one: a value may need others, as a device its PIN and a program its variables.
+    let what = what.rsplit_once(" cannot be read: ").map_or(what, |(_, cause)| cause);
+    if what.contains(" of the Workload API at ") {
+        format!("check the agent, and spiffe in [issuer.{issuer}]; bearerd asks the agent again")
+    } else if what.starts_with("key pkcs11:") {
         format!("check the device, and pkcs11 in [issuer.{issuer}]")
-    } else if what.contains(": program ") {
+    } else if what.starts_with("program ")
+        && what.contains(": cannot be started in the config file's folder ")
+    {
+        "put the folder back, or check the rights on it".to_owned()
+    } else if what.starts_with("program ") {
         format!(
             "run the program by hand as the user that bearerd runs as, or change exec in [issuer.{issuer}]"
         )
@@ -111,6 +119,9 @@ impl ErrorContext<'_> {
                         .to_owned(),
                 );
             }
+            if let Some(remedy) = self.refused_exchange(&text) {
+                return Some(remedy);
+            }
             if has("token exchange") && (has("not enabled") || has("not allowed")) {
                 return Some("allow this client to exchange tokens at the issuer".to_owned());
             }
@@ -131,6 +142,30 @@ impl ErrorContext<'_> {
             }
         }
         self.another_audience(&text).or_else(|| self.missing_target(status, code, &text))
+    }
+
+    /// The words of Google's STS: its `audience` names a provider, which judges the token that is exchanged.
+    fn refused_exchange(&self, text: &str) -> Option<String> {
+        let issuer = format!("[issuer.{}]", self.config.name);
+        let has = |words: &str| text.contains(words);
+        if has("does not match the expected audience") {
+            Some(format!(
+                "subject_token in params of {issuer} and of the route is for another audience (`aud`): request that token for the \
+                 audience that the issuer expects, or allow its audience there"
+            ))
+        } else if has("rejected by the attribute condition") {
+            Some(format!(
+                "the attribute condition at the issuer does not accept the claims of subject_token in params of {issuer} and of \
+                 the route: change the condition, or send another token"
+            ))
+        } else if has("resource name of the identity provider") || has("indicated by the \"audience\"") {
+            Some(format!(
+                "audience in params of {issuer} or of the route names no identity provider that the issuer has: check it, or the \
+                 vars that it is made of"
+            ))
+        } else {
+            None
+        }
     }
 
     /// The `aud` of a JWT that bearerd signs, or of a prepared assertion. Not the API that the token is for.

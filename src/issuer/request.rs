@@ -90,7 +90,11 @@ pub(super) fn build(
             return Err(format!("`headers` may not set {name}"));
         }
         let value = sensitive(Secret::clone(value)).ok_or_else(|| {
-            format!("headers.{name} contains a character that a header field must not contain")
+            let source = config.headers.iter().find(|(of, _)| of == name).map(|(_, source)| source.place());
+            format!(
+                "headers.{name}: {} contains a character that a header field must not contain",
+                source.unwrap_or_default()
+            )
         })?;
         headers.insert(name.clone(), value);
     }

@@ -10,11 +10,12 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, StatusCode, Uri};
 use serde_json::{Map, Value};
 
-use super::document::{Document, Malformed, beside};
+use super::document::{Document, Malformed, beside, parse_json};
 use super::error::ErrorContext;
 use super::exchange::{BodyError, IssuerResponse};
 use super::reported::{self, ReportedError};
 use super::{FailureKind, Grant, IssuerError};
+use crate::clock::Moment;
 use crate::config::{ExpiresAt, LONGEST_LIFETIME, ResponseFormat, ResponseShape, Scopes};
 use crate::net::dpop;
 use crate::redact::Redactor;
@@ -29,8 +30,8 @@ const SCOPE_LIMIT: usize = 4 * 1024;
 
 /// What the response is judged against.
 pub(super) struct SentRequest<'a> {
-    /// The time before the request was sent.
-    pub(super) at: SystemTime,
+    /// The time just before the request was sent.
+    pub(super) at: Moment,
     pub(super) scopes: &'a Scopes,
 }
 
@@ -95,7 +96,7 @@ pub(super) fn judge(
 ) -> Result<(Grant, Vec<ResponseWarning>), IssuerError> {
     let context = &ErrorContext {
         traces: traces(&response.headers),
-        skew: skew(&response.headers, asked.at, context.config.timeout),
+        skew: skew(&response.headers, asked.at.wall, context.config.timeout),
         ..context.clone()
     };
     let status = response.status;
@@ -111,7 +112,7 @@ pub(super) fn judge(
 /// The error for a response whose status is not one that the config accepts for a token.
 fn refused(response: &IssuerResponse, context: &ErrorContext<'_>, asked: &SentRequest<'_>) -> IssuerError {
     let (status, shape) = (response.status, &context.config.response);
-    let retry_after = retry_after(&response.headers, asked.at);
+    let retry_after = retry_after(&response.headers, asked.at.wall);
     let body = match &response.body {
         Ok(body) if coding(&response.headers).is_none() => body.as_slice(),
         _ => &[],
@@ -142,7 +143,7 @@ fn accepted(
 ) -> Result<(Grant, Vec<ResponseWarning>), IssuerError> {
     let shape = &context.config.response;
     let IssuerResponse { status, headers, body } = response;
-    let retry_after = retry_after(&headers, asked.at);
+    let retry_after = retry_after(&headers, asked.at.wall);
     let unusable = |unfit: UnusableReason| unusable_response(status, unfit, retry_after, context);
     if let Some(coding) = coding(&headers) {
         let coding = context.redactor.show_code(&coding).unwrap_or_default();
@@ -248,9 +249,9 @@ fn grant(
         token,
         token_type,
         prover: None,
-        // If the response names only the expiry, the lifetime follows from the time of the request.
-        expires_in: expires_in.or_else(|| expires_at.map(|at| time_left(at, asked.at))),
-        expires_at,
+        asked: asked.at,
+        took: Duration::ZERO,
+        expires_in: expires_in.or_else(|| expires_at.map(|at| time_left(at, asked.at.wall))),
         scope,
         audience,
     }
@@ -378,12 +379,12 @@ fn usable_type(
         "bearer" if context.config.dpop.is_some() => {
             "the issuer bound it to no key, so require DPoP for the client there".to_owned()
         }
-        _ => "add it there if the upstream takes such tokens".to_owned(),
+        _ => format!(
+            "add the type to response.token_types of [issuer.{name}] if the upstream takes such tokens"
+        ),
     };
     let found = context.redactor.show_code(found).unwrap_or_else(|| MASK.to_owned());
-    let what =
-        format!("a token of type `{found}`, and response.token_types of [issuer.{name}] does not name it");
-    Err((what, Some(hint)))
+    Err((format!("a token of type `{found}`, which response.token_types does not name"), Some(hint)))
 }
 
 /// The granted scopes: a text, or (against RFC 6749) a list of texts.
@@ -438,15 +439,6 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
 const MILLISECONDS_FROM: f64 = 1e11;
 
 impl Grant {
-    /// The token's lifetime from the request on, as the response says. If it says so twice, the shorter one.
-    pub fn stated_lifetime(&self, asked: SystemTime) -> Option<Duration> {
-        let until = self.expires_at.map(|end| end.duration_since(asked).unwrap_or_default());
-        match (self.expires_in, until) {
-            (Some(length), Some(until)) => Some(length.min(until)),
-            (length, until) => length.or(until),
-        }
-    }
-
     /// The token works only together with a key: a DPoP proof's (RFC 9449), or a client certificate's (RFC 8705).
     pub fn is_bound(&self) -> bool {
         let names_a_key =
@@ -454,9 +446,9 @@ impl Grant {
         self.prover.is_some() || names_a_key()
     }
 
-    /// The stated lifetime, or else `default`; clamped to 1 s ..= 24 h.
-    pub fn lifetime(&self, default: Duration, asked: SystemTime) -> Duration {
-        self.stated_lifetime(asked).unwrap_or(default).clamp(SHORTEST_LIFETIME, LONGEST_LIFETIME)
+    /// The lifetime that the response states, or else `default`; clamped to 1 s ..= 24 h.
+    pub fn lifetime(&self, default: Duration) -> Duration {
+        self.expires_in.unwrap_or(default).clamp(SHORTEST_LIFETIME, LONGEST_LIFETIME)
     }
 }
 
@@ -521,8 +513,10 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// A date of RFC 3339, of HTTP, or of Azure's App Service.
+/// A date of RFC 3339, of HTTP, or of .NET, which Azure's App Service uses.
 fn parse_date(text: &str) -> Option<SystemTime> {
+    // Newer systems write a narrow no-break space before AM and PM.
+    let text = &text.replace(['\u{202f}', '\u{a0}'], " ");
     let plain = parse_rfc3339(text).or_else(|| httpdate::parse_http_date(text).ok());
     plain.or_else(|| parse_rfc3339(&from_month_first(text)?))
 }
@@ -561,7 +555,7 @@ fn parse_rfc3339(text: &str) -> Option<SystemTime> {
     };
     let minutes = hours.parse::<u64>().ok()? * 60 + minutes.parse::<u64>().ok()?;
     let shift = Duration::from_secs(minutes * 60);
-    let local = humantime::parse_rfc3339_weak(local).ok()?;
+    let local = humantime::parse_rfc3339_weak(local.trim_end()).ok()?;
     if offset.starts_with('-') { local.checked_add(shift) } else { local.checked_sub(shift) }
 }
 
@@ -594,7 +588,7 @@ pub(super) fn claims_of(token: &str) -> Option<Map<String, Value>> {
         return None;
     };
     // Some issuers pad, against the RFC.
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?).ok()
+    parse_json(&URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?)
 }
 
 /// The audience that a token's claims name, as far as it may be shown.

@@ -118,6 +118,14 @@ impl Bound {
         matches!(self.socket, Socket::Unix(_, None))
     }
 
+    /// The file that bearerd made for it.
+    pub fn file(&self) -> Option<FileId> {
+        match &self.socket {
+            Socket::Unix(_, Some(file)) => Some(file.made),
+            Socket::Unix(_, None) | Socket::Tcp(_) => None,
+        }
+    }
+
     /// The real address, with the port that the system chose for port 0.
     pub fn local(&self) -> String {
         match self.local_addr() {
@@ -341,14 +349,32 @@ fn clear_stale(path: &Path) -> Result<(), Refused> {
 }
 
 fn same_file(one: &Stat, other: &Stat) -> bool {
-    (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+    FileId::of(one) == FileId::of(other)
+}
+
+/// What a file is, wherever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(state: &Stat) -> Self {
+        Self { device: state.st_dev, inode: state.st_ino }
+    }
+
+    /// Whether this file, and no link to another, is at this path.
+    pub fn is_at(self, path: &Path) -> bool {
+        rustix::fs::lstat(path).is_ok_and(|now| Self::of(&now) == self)
+    }
 }
 
 /// The file of a Unix socket. Dropping it removes the file, if it is still the same one.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    made: (u64, u64),
+    made: FileId,
 }
 
 impl SocketFile {
@@ -357,13 +383,13 @@ impl SocketFile {
         if FileType::from_raw_mode(made.st_mode) != FileType::Socket {
             return Err("another program put something else in its place".to_owned());
         }
-        Ok(Self { path: path.to_owned(), made: (made.st_dev, made.st_ino) })
+        Ok(Self { path: path.to_owned(), made: FileId::of(&made) })
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if rustix::fs::lstat(&self.path).is_ok_and(|now| (now.st_dev, now.st_ino) == self.made) {
+        if self.made.is_at(&self.path) {
             let _ = rustix::fs::unlink(&self.path);
         }
     }

@@ -657,9 +657,14 @@ impl AsyncWrite for CallerStream {
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // A plain socket buffers nothing, so its flush is no sign of progress.
-        let Transport::Tls(stream) = &mut this.transport else { return Poll::Ready(Ok(())) };
-        match Pin::new(stream).poll_flush(context) {
+        let flushed = match &mut this.transport {
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(context),
+            // The connection around it may buffer.
+            Transport::Plain(socket @ SocketStream::Inside(_)) => Pin::new(socket).poll_flush(context),
+            // A plain socket buffers nothing, so its flush is no sign of progress.
+            Transport::Plain(_) => return Poll::Ready(Ok(())),
+        };
+        match flushed {
             Poll::Pending => this.judge_write(context, Poll::Pending),
             ready => ready,
         }

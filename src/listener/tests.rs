@@ -531,6 +531,7 @@ async fn a_waiting_connection_is_small() {
         drain: Drain::default(),
         now: server.stop.now.clone(),
         tls_warnings: Repeated::default(),
+        distrust_warnings: Repeated::default(),
     });
     let size = size_of_val(&connection::serve(accepted, settings, shared));
     assert!(size < 2560, "{size} bytes for a connection's future");

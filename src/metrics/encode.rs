@@ -27,10 +27,20 @@ pub enum Exposition {
 }
 
 impl Exposition {
-    /// OpenMetrics if `Accept` names it, as Prometheus itself does.
+    /// OpenMetrics if `Accept` names it (RFC 9110 section 12.5.1), in a version that this is, as Prometheus itself does. Its weight
+    /// only counts if it is 0.
     pub fn for_accept(accept: Option<&str>) -> Self {
-        let named = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
-        if named { Self::OpenMetrics } else { Self::Text }
+        let is_wanted = |range: &str| {
+            let mut parts = range.split(';').map(str::trim);
+            parts.next().is_some_and(|name| name.eq_ignore_ascii_case("application/openmetrics-text"))
+                && parts.filter_map(|part| part.split_once('=')).all(|(name, value)| match name {
+                    "q" => value.parse::<f32>().is_ok_and(|weight| weight > 0.0),
+                    "version" => ["0.0.1", "1.0.0"].contains(&value.trim_matches('"')),
+                    _ => true,
+                })
+        };
+        let wanted = accept.is_some_and(|accept| accept.split(',').any(is_wanted));
+        if wanted { Self::OpenMetrics } else { Self::Text }
     }
 
     /// The `Content-Type` of this format.
@@ -375,7 +385,7 @@ pub const FAMILIES: &[Family] = &[
         kind: Kind::Histogram,
         labels: &["issuer"],
         unit: "seconds",
-        help: "Duration of a token request, including discovery",
+        help: "Duration of a token request, including discovery; without the wait for values from programs and other issuers",
         more: "",
         alert: "p99 approaches the issuer's `timeout`",
         samples: |all, out| {

@@ -24,8 +24,8 @@ fn filled() -> Metrics {
     route.upstream_connected();
     route.upstream_disconnected();
     let issuer = metrics.issuer(&name("corp"));
-    issuer.token_request("ok", Duration::from_millis(100));
-    issuer.token_request("client_refused", Duration::from_millis(100));
+    issuer.token_request("ok", Some(Duration::from_millis(100)));
+    issuer.token_request("client_refused", Some(Duration::from_millis(100)));
     issuer.waiting();
     metrics.listener(&name("main")).connected();
     metrics.listener(&name("main")).refused("syntax");
@@ -106,7 +106,19 @@ fn openmetrics_differs_in_the_headers_of_counters_and_its_end() {
 fn a_scraper_that_names_openmetrics_gets_it() {
     let prometheus = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2";
     assert_eq!(Exposition::for_accept(Some(prometheus)), Exposition::OpenMetrics);
-    assert_eq!(Exposition::for_accept(Some("*/*")), Exposition::Text);
+    for text in [
+        "*/*",
+        "application/openmetrics-text;q=0",
+        "application/openmetrics-text; version=2.0.0",
+        "text/plain, application/openmetrics-text;version=1.0.0;q=0.000",
+    ] {
+        assert_eq!(Exposition::for_accept(Some(text)), Exposition::Text, "{text}");
+    }
+    for open in
+        ["Application/OpenMetrics-Text", "application/openmetrics-text; version=\"0.0.1\"; q=0.1, */*"]
+    {
+        assert_eq!(Exposition::for_accept(Some(open)), Exposition::OpenMetrics, "{open}");
+    }
     assert_eq!(Exposition::for_accept(None), Exposition::Text);
 }
 

@@ -18,17 +18,18 @@ use rustls::pki_types::ServerName;
 
 pub use self::bundle::Bundle;
 use self::hosts::Hosts;
-use self::signer::{CA_LIFETIME, Made, Signer};
+use self::signer::{CA_LIFETIME, EARLIER, Made, Signer};
 use super::tls::{NoTls, TlsSettingsError};
 use crate::aside::{Aside, SharedWork};
-use crate::clock::{SharedClock, SystemClock};
+use crate::clock::{SharedClock, SystemClock, rfc3339};
 use crate::config::{CaConfig, HostPattern};
 use crate::jose::Certificate;
 
 /// How many hosts' certificates are kept. Others are signed again.
 const HOSTS: u64 = 1000;
-/// At most so many authorities follow each other. More reloads with new hosts give up the oldest.
-const SIGNERS: usize = 4;
+/// At most so many authorities follow each other, because each is in the bundle with the names of all its hosts. Programs start with
+/// any of these bundles, and each authority lasts 30 days.
+const SIGNERS: usize = 32;
 /// An authority with less time left than this signs only if there is no other.
 const LAST: Duration = Duration::from_secs(24 * 3600);
 
@@ -120,7 +121,10 @@ impl CertificateAuthority {
         if !signers.last().is_some_and(suffices) {
             signers.push(Arc::new(Signer::ephemeral(&hosts, now)?));
         }
-        signers.drain(..signers.len().saturating_sub(SIGNERS));
+        if signers.len() > SIGNERS {
+            let given_up = signers.remove(least_needed(&signers, &hosts));
+            warn_of_given_up(&given_up, &hosts);
+        }
         Ok(Self::of(signers, hosts, Arc::clone(&self.clock)))
     }
 
@@ -185,6 +189,25 @@ impl CertificateAuthority {
     }
 }
 
+/// The oldest one that signs for none of the hosts any more. If each does, the one after the oldest: programs that know it know the
+/// oldest too, so they lose only the hosts that it was made for.
+fn least_needed(signers: &[Arc<Signer>], hosts: &Hosts) -> usize {
+    signers.iter().position(|signer| !signer.permits_any(hosts)).unwrap_or(1)
+}
+
+fn warn_of_given_up(signer: &Signer, hosts: &Hosts) {
+    if !signer.permits_any(hosts) {
+        return;
+    }
+    let at = rfc3339(signer.parsed.not_before() + EARLIER);
+    tracing::warn!(
+        event = "ca.given_up",
+        made = at,
+        "after {SIGNERS} reloads with new hosts, bearerd gives up the ephemeral CA that it made at {at}: start the programs again that \
+         use a host that was new then; a wildcard in `host` of a route, or an own CA (forward.ca), needs no new CA for each host"
+    );
+}
+
 impl std::fmt::Debug for CertificateAuthority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CertificateAuthority").finish_non_exhaustive()
@@ -196,7 +219,7 @@ mod tests {
     use rustls::pki_types::CertificateDer;
     use rustls::{ClientConfig, RootCertStore};
 
-    use super::signer::{EARLIER, HOUR, LEAF_LIFETIME};
+    use super::signer::{HOUR, LEAF_LIFETIME};
     use super::*;
     use crate::clock::{Clock, ShiftedClock};
     use crate::config::Source;
@@ -373,6 +396,31 @@ mod tests {
         assert!(Arc::ptr_eq(&signer(), &renewed.signers[1]));
         clock.advance(LAST);
         assert_eq!(renewed.renewed().unwrap().unwrap().bundle().0.len(), 2, "the first has expired");
+    }
+
+    #[tokio::test]
+    async fn programs_that_know_the_oldest_authority_go_on_however_many_reloads_add_hosts() {
+        let mut names = vec!["old.example".to_owned()];
+        let pattern = |names: &[String]| hosts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut authority = ephemeral_for(&["old.example"]);
+        let oldest = newest(&authority);
+        for n in 1..SIGNERS + 5 {
+            names.push(format!("h{n}.example"));
+            authority = authority.after(&CaConfig::Ephemeral, &pattern(&names)).unwrap();
+            assert_eq!(authority.bundle().0[0], oldest, "after {n} reloads");
+            assert_eq!(authority.signers.len(), (n + 1).min(SIGNERS));
+        }
+        // Each signs for the host that it was made for, if it is still there.
+        let signer = |host: &str| authority.signer_for(host, SystemClock.wall()).unwrap();
+        assert!(Arc::ptr_eq(&signer("old.example"), &authority.signers[0]));
+        for (at, kept) in authority.signers.iter().enumerate().skip(1) {
+            assert!(Arc::ptr_eq(&signer(&format!("h{}.example", at + 5)), kept), "{at}");
+        }
+        // One that no route needs goes first.
+        let left = ["h20.example", "h21.example", "new.example"].map(str::to_owned);
+        let fewer = authority.after(&CaConfig::Ephemeral, &pattern(&left)).unwrap();
+        assert_ne!(fewer.bundle().0[0], oldest);
+        assert!(fewer.bundle().0.contains(&authority.signers[20 - 5].chain[0]));
     }
 
     #[test]

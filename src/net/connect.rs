@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::egress::{EgressProxy, ProxyCredentials, authority};
+use super::egress::{EgressProxy, ProxyCredentials, host_and_port};
 use super::environment::{self, Via};
 use super::failure::{
     ConnectError, ConnectErrorKind, Failed, Failures, forbidden, no_unix, sum_up, unresolved,
@@ -70,8 +70,8 @@ pub struct Connector {
     timeout: Option<Duration>,
     names: &'static Names,
     room: Room,
-    /// See [`Connector::to_other_machines`].
-    other_machines: bool,
+    /// See [`Connector::for_tunnel`].
+    for_tunnel: bool,
 }
 
 /// The limit that a connection counts against.
@@ -98,13 +98,35 @@ impl Connector {
         offer: Offer,
         timeout: Option<Duration>,
     ) -> Self {
+        let https = matches!(target, Target::Tcp { tls: true, .. });
+        Self::by(target, https, tls, egress, offer, timeout)
+    }
+
+    /// A connector for the bytes of a caller, who does TLS inside: the environment's proxies for `https` apply. It refuses to connect
+    /// to this machine, to link-local addresses, and to metadata services of clouds. The address that was checked is the one that is
+    /// connected to. An egress proxy resolves names itself, so behind one only names and literal addresses are checked.
+    pub fn for_tunnel(host: &str, port: u16, egress: Egress, timeout: Option<Duration>) -> Self {
+        let target = Target::Tcp { host: host.to_owned(), port, tls: false };
+        let connector = Self::by(target, true, TlsOptions::default(), egress, Offer::Nothing, timeout);
+        Self { for_tunnel: true, ..connector }
+    }
+
+    /// `https`: what goes through is TLS, by whomever.
+    fn by(
+        target: Target,
+        https: bool,
+        tls: TlsOptions,
+        egress: Egress,
+        offer: Offer,
+        timeout: Option<Duration>,
+    ) -> Self {
         let (who, via) = match &target {
             Target::Unix(path) => (format!("unix:{}", path.display()), Via::Direct),
-            Target::Tcp { host, port, tls } => {
-                let who = authority(host, *port);
+            Target::Tcp { host, port, .. } => {
+                let who = host_and_port(host, *port);
                 let via = match egress {
                     Egress::Direct => Via::Direct,
-                    Egress::Env => environment::via(host, *port, *tls),
+                    Egress::Env => environment::via(host, *port, https),
                     Egress::Proxy { host, port, userinfo } => {
                         let credentials = userinfo.map_or(ProxyCredentials::None, ProxyCredentials::Source);
                         Via::Proxy(Arc::new(EgressProxy { host, port, credentials }))
@@ -123,7 +145,7 @@ impl Connector {
             timeout,
             names: Names::of_the_system(),
             room: Room::Turns,
-            other_machines: false,
+            for_tunnel: false,
         }
     }
 
@@ -143,14 +165,6 @@ impl Connector {
     #[must_use]
     pub fn within(self, places: &'static Places) -> Self {
         Self { room: Room::Places(places), ..self }
-    }
-
-    /// Refuses to connect to this machine, to link-local addresses, and to metadata services of clouds. The address that was
-    /// checked is the one that is connected to. An egress proxy resolves names itself, so behind one only names and literal
-    /// addresses are checked.
-    #[must_use]
-    pub fn to_other_machines(self) -> Self {
-        Self { other_machines: true, ..self }
     }
 
     #[cfg(test)]
@@ -183,7 +197,7 @@ impl Connector {
         use ConnectErrorKind::{Dns, Timeout, Unreachable};
         if let (Via::Direct, Target::Tcp { host, port, tls }) = (&self.via, &self.target)
             && matches!(error.kind, Dns | Timeout | Unreachable)
-            && let Some(variable) = environment::proxy_for(host, *port, *tls)
+            && let Some(variable) = environment::proxy_for(host, *port, *tls || self.for_tunnel)
         {
             error.message.push_str(&format!("; {variable} is set, and only obeyed with proxy = \"env\""));
         }
@@ -226,7 +240,7 @@ impl Connector {
         };
         // Before anything is sent, so that a broken file is reported without a connection.
         progress.reach(ConnectStep::Preparing);
-        if self.other_machines && reach::is_local_name(host) {
+        if self.for_tunnel && reach::is_local_name(host) {
             return Err(forbidden(&self.who));
         }
         let tls = if tls { Some(self.tls_settings(host).await?) } else { None };
@@ -243,7 +257,7 @@ impl Connector {
         let oldest = if tls.is_some() { WITH_TLS } else { WITHOUT_TLS };
         let addresses = self.names.addresses(host, port, oldest).await;
         let mut addresses = addresses.map_err(|why| unresolved(host, &peer, why))?;
-        if self.other_machines && proxy.is_none() {
+        if self.for_tunnel && proxy.is_none() {
             addresses.retain(|address| !reach::is_of_this_network(address.ip()));
             if addresses.is_empty() {
                 return Err(forbidden(&self.who));
@@ -260,7 +274,7 @@ impl Connector {
         let connected =
             race(interleave(addresses), |address| Arc::clone(&attempt).at(address), failures).await;
         let Connected { stream, http2 } = connected.ok_or_else(|| sum_up(&peer, std::mem::take(failures)))?;
-        if self.other_machines && proxy.is_none() && stream.is_to_this_machine() {
+        if self.for_tunnel && proxy.is_none() && stream.is_to_this_machine() {
             return Err(forbidden(&self.who));
         }
         Ok(Connected { stream: stream.with_turn(turn), http2 })
@@ -324,9 +338,9 @@ impl Connector {
     }
 }
 
-/// Why a connection of [`Connector::to_other_machines`] to this host is refused, if its name alone decides that.
+/// Why a connection of [`Connector::for_tunnel`] to this host is refused, if its name alone decides that.
 pub fn forbidden_by_name(host: &str, port: u16) -> Option<String> {
-    reach::is_local_name(host).then(|| forbidden(&authority(host, port)).message)
+    reach::is_local_name(host).then(|| forbidden(&host_and_port(host, port)).message)
 }
 
 /// What all attempts of one connection share.

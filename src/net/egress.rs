@@ -2,12 +2,13 @@
 
 use std::error::Error as _;
 use std::io;
+use std::sync::OnceLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{HOST, PROXY_AUTHORIZATION};
-use http::{HeaderValue, Method, Request, StatusCode};
+use http::header::{HOST, PROXY_AUTHORIZATION, VIA};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -23,6 +24,25 @@ use crate::secret::Secret;
 const HEAD_LIMIT: usize = 16 * 1024;
 /// The most bytes that are read before the tunnel is open, because the parser accepts any number of interim responses.
 const ANSWER_LIMIT: u64 = 256 * 1024;
+
+/// What this process calls itself in `Via` of its CONNECT requests (RFC 9110 section 7.6.3). Not set while it serves nothing.
+static OWN_NAME: OnceLock<HeaderValue> = OnceLock::new();
+/// The error type of RFC 9209 section 2.3 that the response to a CONNECT of one's own has.
+pub const LOOP: &str = "proxy_loop_detected";
+
+/// From now on, this process recognizes its own CONNECT requests. An egress proxy may lead back to a listener by a name, by another
+/// proxy, or by a port that was free, which the config does not show.
+pub fn recognize_own() {
+    let name = || format!("1.1 bearerd-{:016x}", fastrand::u64(..));
+    OWN_NAME.get_or_init(|| HeaderValue::try_from(name()).expect("letters, digits, and a hyphen"));
+}
+
+/// Whether a CONNECT with this head comes from this process.
+pub fn is_own(headers: &HeaderMap) -> bool {
+    let Some(own) = OWN_NAME.get() else { return false };
+    let mut hops = headers.get_all(VIA).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    hops.any(|hop| hop.trim_ascii() == own.as_bytes())
+}
 
 /// The egress proxy of one connector.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +67,7 @@ const PROXY_PORT_HINT: &str = "if the port speaks TLS, give the proxy's port for
 impl EgressProxy {
     /// The proxy's name in errors.
     pub(super) fn who(&self) -> String {
-        format!("the egress proxy {}", authority(&self.host, self.port))
+        format!("the egress proxy {}", host_and_port(&self.host, self.port))
     }
 
     /// Opens a tunnel to `authority`. Returns the bytes that followed the response's head, because an HTTP/2 server may send
@@ -67,9 +87,11 @@ impl EgressProxy {
             .handshake(io)
             .await
             .map_err(|error| self.broken(&error))?;
-        let asked = async {
+        // hyper opens no tunnel after a 204, but gives the connection back without the sender. Only bytes right behind the 204 are then
+        // an error.
+        let asked = async move {
             let response = sender.send_request(request).await.map_err(|error| self.broken(&error))?;
-            self.judge(response.status(), authority)
+            self.judge(response.status(), response.headers(), authority)
         };
         let driven = async { connection.without_shutdown().await.map_err(|error| self.broken(&error)) };
         let ((), parts) = tokio::try_join!(biased; asked, driven)?;
@@ -78,10 +100,16 @@ impl EgressProxy {
         Ok((stream, parts.read_buf))
     }
 
-    fn judge(&self, status: StatusCode, authority: &str) -> Result<(), ConnectError> {
+    fn judge(&self, status: StatusCode, headers: &HeaderMap, authority: &str) -> Result<(), ConnectError> {
+        let is_loop = |line: &HeaderValue| line.to_str().is_ok_and(|line| line.contains(LOOP));
+        if headers.get_all("proxy-status").iter().any(is_loop) {
+            return Err(self.failed(
+                "it leads back to bearerd's own listener: `proxy`, or with \"env\" the variable HTTPS_PROXY of bearerd itself, must \
+                 name the proxy that leads to other networks",
+            ));
+        }
         match status.as_u16() {
-            // hyper opens no tunnel after a 204, and no proxy uses it.
-            200..=203 | 205..=299 => Ok(()),
+            200..=299 => Ok(()),
             407 => Err(self.failed(&format!(
                 "responded 407 to CONNECT {authority}: it requires credentials, or refuses those in `proxy`"
             ))),
@@ -110,6 +138,9 @@ impl EgressProxy {
 
     async fn request(&self, authority: &str) -> Result<Request<Empty<Bytes>>, ConnectError> {
         let mut request = Request::builder().method(Method::CONNECT).uri(authority).header(HOST, authority);
+        if let Some(own) = OWN_NAME.get() {
+            request = request.header(VIA, own);
+        }
         match &self.credentials {
             ProxyCredentials::None => {}
             ProxyCredentials::Source(source) => {
@@ -154,8 +185,8 @@ fn basic(userinfo: &[u8]) -> HeaderValue {
     value
 }
 
-/// Host and port as in a URL.
-pub(super) fn authority(host: &str, port: u16) -> String {
+/// As in a URL. `host`: an IPv6 address without brackets.
+pub fn host_and_port(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
@@ -165,8 +196,8 @@ mod tests {
 
     #[test]
     fn an_ipv6_host_is_bracketed() {
-        assert_eq!(authority("::1", 443), "[::1]:443");
-        assert_eq!(authority("idp", 443), "idp:443");
+        assert_eq!(host_and_port("::1", 443), "[::1]:443");
+        assert_eq!(host_and_port("idp", 443), "idp:443");
     }
 
     #[test]

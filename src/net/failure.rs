@@ -25,7 +25,7 @@ pub enum ConnectErrorKind {
     /// A file (CA, certificate, or key) could not be used.
     Settings,
     /// The target is this machine, or an address that only this machine's network reaches: see
-    /// [`Connector::to_other_machines`].
+    /// [`Connector::for_tunnel`].
     Forbidden,
     /// This machine has no place for a connection, no descriptor, or no thread left.
     Full,

@@ -397,6 +397,17 @@ async fn answering(pieces: Vec<Vec<u8>>) -> u16 {
     port
 }
 
+/// Any 2xx means yes (RFC 9110 section 9.3.6).
+#[tokio::test]
+async fn a_204_opens_the_tunnel() {
+    let (proxy, _) = egress("HTTP/1.1 204 No Content\r\nX: 200\r\n\r\n").await;
+    let ca = ca();
+    let port = serve(listener_tls(issue(&ca, &["localhost"], |_| {}), None)).await;
+    let target = Target::Tcp { host: "localhost".to_owned(), port, tls: true };
+    let mut connected = through(proxy, None, target, trusting(&ca)).connect().await.unwrap();
+    assert_eq!(connected.stream.read_u8().await.unwrap(), b'!');
+}
+
 #[tokio::test]
 async fn every_answer_that_means_yes_opens_the_tunnel() {
     let many_fields =

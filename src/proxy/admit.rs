@@ -267,7 +267,17 @@ fn authority<B>(request: &Request<B>) -> Result<Option<Authority<'_>>, ProxyErro
         let host = authority.rsplit_once(':').map(|(host, _)| host);
         request.method() == Method::CONNECT && host.is_some_and(|host| is(line, host))
     };
-    let same = |authority: &str, line: &HeaderValue| is(line, authority) || without_port(authority, line);
+    // Java writes the default port in one of the two alone.
+    let https = request.uri().scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"));
+    let default = connect::default_port(https);
+    let equal = |authority: &str, line: &HeaderValue| {
+        let parsed = |text| Authority::parse(text).map(|it| (it.host, it.port.unwrap_or(default)));
+        let (asked, given) = (parsed(authority), line.to_str().ok().and_then(parsed));
+        request.method() != Method::CONNECT && asked.is_some() && asked == given
+    };
+    let same = |authority: &str, line: &HeaderValue| {
+        is(line, authority) || without_port(authority, line) || equal(authority, line)
+    };
     let given = match (authority, line) {
         (Some(authority), Some(line)) if !same(authority, line) => {
             return Err(ProxyError::bad_request("Host and the request's target name different hosts"));

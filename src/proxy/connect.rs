@@ -22,19 +22,24 @@ use super::record::Record;
 use super::response::Content;
 use super::{RouteService, Snapshot, SnapshotCell};
 use crate::config::{
-    Egress, HostPattern, ListenerConfig, RouteConfig, TlsOptions, Unmatched, UpstreamTarget, UpstreamUrl,
+    Egress, HostPattern, ListenerConfig, RouteConfig, Unmatched, UpstreamTarget, UpstreamUrl,
 };
 use crate::inbound::{CallerBody, Tunneled};
 use crate::net::authority::is_server_name;
 use crate::net::{
-    CertificateAuthority, ConnectErrorKind, Connector, HostTls, NoTls, Offer, Target, UPSTREAMS,
-    forbidden_by_name,
+    CertificateAuthority, ConnectErrorKind, Connector, HostTls, LOOP, NoTls, UPSTREAMS, forbidden_by_name,
+    host_and_port, is_own,
 };
 use crate::route::host::Authority;
 use crate::upstream::{Origins, Upstream, UpstreamError};
 
 const HTTP: u16 = 80;
 const HTTPS: u16 = 443;
+
+/// The port of a URL that names none.
+pub(super) fn default_port(https: bool) -> u16 {
+    if https { HTTPS } else { HTTP }
+}
 
 /// What a CONNECT asked for, on the connection inside it.
 #[derive(Debug, Clone)]
@@ -51,7 +56,7 @@ pub struct Inside {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerNameSeen {
     /// The host of the CONNECT. Or nothing if that is an address or has no dot: a server name is fully qualified (RFC 6066
-    /// section 3), and Java leaves out any other.
+    /// section 3), and Java leaves out any other. Or there is no handshake.
     Same,
     /// No name, although the host is one.
     Missing,
@@ -59,8 +64,8 @@ pub enum ServerNameSeen {
 }
 
 impl Inside {
-    fn is(&self, authority: &Authority<'_>) -> bool {
-        *authority.host == *self.host && authority.port.unwrap_or(HTTPS) == self.port
+    fn is(&self, authority: &Authority<'_>, tls: bool) -> bool {
+        *authority.host == *self.host && authority.port.unwrap_or_else(|| default_port(tls)) == self.port
     }
 }
 
@@ -76,6 +81,10 @@ pub struct Opened {
 }
 
 impl Opened {
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// `named`: the server name of the handshake inside.
     pub fn inside(&self, named: Option<&str>) -> Inside {
         let has_none = self.host.parse::<IpAddr>().is_ok() || !self.host.contains('.');
@@ -85,6 +94,16 @@ impl Opened {
             None => ServerNameSeen::Missing,
             Some(_) => ServerNameSeen::Other,
         };
+        self.with(server_name)
+    }
+
+    /// Inside without TLS. `None` if the port is for TLS alone: programs open a CONNECT for `http://` URLs too (undici,
+    /// `curl --proxytunnel`).
+    pub fn inside_plain(&self) -> Option<Inside> {
+        (self.port != HTTPS).then(|| self.with(ServerNameSeen::Same))
+    }
+
+    fn with(&self, server_name: ServerNameSeen) -> Inside {
         Inside { host: self.host.clone(), port: self.port, server_name, proven: self.proven.clone() }
     }
 
@@ -158,7 +177,7 @@ pub(super) struct Asked<'a> {
 /// The host and the port of a CONNECT (RFC 9112 section 3.2.3).
 ///
 /// # Errors
-/// 400 without a port, or with a body.
+/// 400 without a port, with a body, or in a loop.
 pub(super) fn connect_target<'a, B>(
     request: &Request<B>,
     authority: Option<Authority<'a>>,
@@ -170,6 +189,12 @@ pub(super) fn connect_target<'a, B>(
         || (fields.any(FieldSet::CONTENT_LENGTH) && !empty(request.headers()))
     {
         return Err(ProxyError::bad_request("CONNECT has no body"));
+    }
+    if fields.any(FieldSet::VIA) && is_own(request.headers()) {
+        let error = ProxyError::bad_request(
+            "this CONNECT comes from bearerd itself: one of its proxies (`proxy`, or HTTPS_PROXY) leads back to this listener",
+        );
+        return Err(ProxyError { proxy_status: LOOP, ..error });
     }
     let uri = request.uri();
     // Only the authority-form: another parser may take a whole URL for a request to that URL.
@@ -190,13 +215,14 @@ pub(super) fn asked_host<'a, B>(
     authority: Option<&'a Authority<'_>>,
 ) -> Result<AskedHost<'a>, ProxyError> {
     if let Some(inside) = &caller.inside {
-        check_inside(inside, authority)?;
+        check_inside(inside, authority, caller.tls)?;
         return Ok(AskedHost { host: &inside.host, port: inside.port, https: true });
     }
     let Some(authority) = authority else { return Err(not_for_a_proxy()) };
-    let asked = |https| {
-        let default = if https { HTTPS } else { HTTP };
-        AskedHost { host: &authority.host, port: authority.port.unwrap_or(default), https }
+    let asked = |https| AskedHost {
+        host: &authority.host,
+        port: authority.port.unwrap_or_else(|| default_port(https)),
+        https,
     };
     if request.method() == http::Method::CONNECT {
         return Ok(asked(true));
@@ -216,7 +242,7 @@ fn not_for_a_proxy() -> ProxyError {
     )
 }
 
-fn check_inside(inside: &Inside, authority: Option<&Authority<'_>>) -> Result<(), ProxyError> {
+fn check_inside(inside: &Inside, authority: Option<&Authority<'_>>, tls: bool) -> Result<(), ProxyError> {
     let why = match inside.server_name {
         ServerNameSeen::Other => {
             "the TLS handshake names another server (SNI) than the CONNECT around it; turn encrypted client hello (ECH) off"
@@ -224,21 +250,12 @@ fn check_inside(inside: &Inside, authority: Option<&Authority<'_>>) -> Result<()
         ServerNameSeen::Missing => {
             "the TLS handshake names no server (SNI), so it may be meant for another one"
         }
-        ServerNameSeen::Same if authority.is_some_and(|authority| !inside.is(authority)) => {
+        ServerNameSeen::Same if authority.is_some_and(|authority| !inside.is(authority, tls)) => {
             "the request names another host than the CONNECT around it"
         }
         ServerNameSeen::Same => return Ok(()),
     };
     Err(ProxyError::new(Code::Misdirected, why))
-}
-
-/// A host with its port, unless that is the default.
-pub(crate) fn host_key(host: &str, port: u16, default: u16) -> Cow<'_, str> {
-    match (port == default, host.contains(':')) {
-        (true, _) => Cow::Borrowed(host),
-        (false, false) => Cow::Owned(format!("{host}:{port}")),
-        (false, true) => Cow::Owned(format!("[{host}]:{port}")),
-    }
 }
 
 /// A host that a program asks a forward listener for.
@@ -252,10 +269,13 @@ pub(crate) struct AskedHost<'a> {
 }
 
 impl AskedHost<'_> {
-    /// As routes name it: with its port, unless that is the default.
+    /// As routes name it: with its port, unless that is 80 or 443. A program may ask for `http://` with a CONNECT, and for either
+    /// port in either form.
     pub(crate) fn key(&self) -> Cow<'_, str> {
-        let default = if self.https { HTTPS } else { HTTP };
-        host_key(self.host, self.port, default)
+        match self.port {
+            HTTP | HTTPS => Cow::Borrowed(self.host),
+            port => Cow::Owned(host_and_port(self.host, port)),
+        }
     }
 
     /// What happens if no route names it, as far as the name alone decides that: its connection may go through unread, or the
@@ -393,11 +413,8 @@ async fn tunnel_unread(
     request: &mut Request<CallerBody>,
     record: &mut Record,
 ) -> Result<(), ProxyError> {
-    let target = Target::Tcp { host: opened.host.to_string(), port: opened.port, tls: false };
-    let connector =
-        Connector::new(target, TlsOptions::default(), egress.clone(), Offer::Nothing, Some(TUNNEL_CONNECT))
-            .within(&UPSTREAMS)
-            .to_other_machines();
+    let connector = Connector::for_tunnel(&opened.host, opened.port, egress.clone(), Some(TUNNEL_CONNECT))
+        .within(&UPSTREAMS);
     let connected = connector.connect().await.map_err(|error| {
         if error.kind == ConnectErrorKind::Forbidden {
             let asked = AskedHost { host: &opened.host, port: opened.port, https: true };

@@ -109,6 +109,13 @@ impl TokenService {
     }
 }
 
+/// The methods of a path that names an issuer, and so those of the listener as a whole.
+const WITH_ISSUER: &str = "GET, HEAD, POST, OPTIONS";
+
+fn allowed_at(path: &str) -> &'static str {
+    if path.starts_with(PATH_OF_ISSUER) { WITH_ISSUER } else { "POST, OPTIONS" }
+}
+
 /// Responds to a request of a token listener.
 ///
 /// # Errors
@@ -121,11 +128,12 @@ pub(super) async fn serve(
     request: &mut Request<CallerBody>,
     fields: FieldSet,
 ) -> Result<Response<Content>, ProxyError> {
-    let Some(path) = admit_to_endpoint(rules, caller, request, fields)? else {
-        return Ok(super::response::options_response(None));
-    };
+    let admitted = admit_to_endpoint(rules, caller, request, fields)
+        // For CONNECT and TRACE, which are refused before the path is read.
+        .map_err(|error| ProxyError { allow: allowed_at(request.uri().path()), ..error })?;
+    let Some(path) = admitted else { return Ok(options_response(WITH_ISSUER)) };
     let in_path = issuer_in(&path.canonical)?.map(str::to_owned);
-    let allowed = if in_path.is_some() { "GET, HEAD, POST, OPTIONS" } else { "POST, OPTIONS" };
+    let allowed = allowed_at(&path.canonical);
     let head_only = request.method() == Method::HEAD;
     let asked = match *request.method() {
         Method::POST => Asked::by_form(request).await?,

@@ -227,8 +227,8 @@ pub(super) trait TokenSource: Send + Sync + 'static {
     fn budget_warning_due(&self) -> Option<u64> {
         None
     }
-    /// Counts a finished token request. `outcome` is a metric label.
-    fn requested(&self, outcome: &'static str, took: Duration);
+    /// Counts a token request. `outcome` is a metric label. `took`: `None` if it did not end.
+    fn requested(&self, outcome: &'static str, took: Option<Duration>);
     /// Counts a request that starts to wait.
     fn waiting(&self);
     /// Counts a request that stops waiting.
@@ -283,7 +283,7 @@ impl TokenSource for MeteredIssuer {
         self.budgets.warning_due(&self.issuer.config().name)
     }
 
-    fn requested(&self, outcome: &'static str, took: Duration) {
+    fn requested(&self, outcome: &'static str, took: Option<Duration>) {
         self.metrics.token_request(outcome, took);
     }
 

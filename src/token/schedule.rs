@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::clock::Clock;
+use crate::clock::Moment;
 use crate::issuer::{FailureKind, IssuerError};
 
 /// A token must not expire on its way to an upstream.
@@ -22,30 +22,6 @@ const BACKWARD_STEP: Duration = Duration::from_secs(5);
 /// The end of a lifetime in which a token is not sent.
 pub(super) fn margin(lifetime: Duration) -> Duration {
     LONGEST_MARGIN.min(lifetime / MARGIN_DIVISOR)
-}
-
-/// One reading of both clocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Moment {
-    /// Never goes back, and runs during a suspend.
-    pub(super) boot: Duration,
-    pub(super) wall: SystemTime,
-}
-
-impl Moment {
-    pub(super) fn now(clock: &dyn Clock) -> Self {
-        Self { boot: clock.boot(), wall: clock.wall() }
-    }
-
-    /// The moment `by` before this one.
-    pub(super) fn before(&self, by: Duration) -> Self {
-        Self { boot: self.boot.saturating_sub(by), wall: self.wall.checked_sub(by).unwrap_or(self.wall) }
-    }
-
-    /// The time of day `by` after this moment.
-    pub(super) fn wall_in(&self, by: Duration) -> SystemTime {
-        self.wall.checked_add(by).unwrap_or(self.wall)
-    }
 }
 
 /// How long one token is valid.

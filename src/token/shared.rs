@@ -10,8 +10,8 @@ use tokio::runtime::Handle;
 
 use super::cache::TokenSource;
 use super::chain::InnerTokens;
-use super::schedule::{Moment, margin};
-use crate::clock::SharedClock;
+use super::schedule::margin;
+use crate::clock::{Moment, SharedClock};
 use crate::config::{CredentialKey, IssuerConfig};
 use crate::issuer::{Audience, Grant, IssuerError};
 use crate::store::{Claim, Claimed, Found, Hurried, Lease, Names, Store, StoreCell, StoredToken};
@@ -64,7 +64,6 @@ pub(super) struct Shared {
 /// What is known about a token that another bearerd requested, or an earlier start of this one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Taken {
-    pub(super) asked: Moment,
     /// It was fetched because an upstream refused its predecessor.
     pub(super) forced: bool,
 }
@@ -155,7 +154,6 @@ impl SharedFetch<'_> {
         let forced = want.refused;
         let (store, control) = (Arc::clone(&self.store), self.sharing.control.clone());
         let held = HeldLease { store, control, it: Some((names, lease)) };
-        let asked = Moment::now(&*self.sharing.clock);
         let grant = tokio::select! {
             grant = self.source.fetch(self.key, want) => grant?,
             () = held.keep() => unreachable!("a lease is kept until its fetch ends"),
@@ -163,18 +161,18 @@ impl SharedFetch<'_> {
         if grant.is_bound() {
             return Ok(Fetched::own(grant));
         }
-        let lifetime = grant.lifetime(self.issuer.default_lifetime, asked.wall);
+        let lifetime = grant.lifetime(self.issuer.default_lifetime);
         let stored = StoredToken {
             token: grant.token.clone(),
             token_type: grant.token_type.clone(),
-            asked: asked.wall,
+            asked: grant.asked.wall,
             lifetime,
             scope: grant.scope.clone(),
             audience: audience_text(&grant.audience),
             forced,
             by: self.store.host().to_owned(),
         };
-        let generation = held.publish(stored, asked.boot + lifetime);
+        let generation = held.publish(stored, grant.asked.boot + lifetime);
         Ok(Fetched { grant, shared: Some(Shared { generation, by: self.store.host().into(), taken: None }) })
     }
 }
@@ -241,12 +239,13 @@ fn taken(found: Found, asked: Moment) -> Fetched {
         token: stored.token,
         token_type: stored.token_type,
         prover: None,
+        asked: asked.before(age),
+        took: Duration::ZERO,
         expires_in: Some(stored.lifetime),
-        expires_at: None,
         scope: stored.scope,
         audience: audience_of(stored.audience),
     };
-    let taken = Taken { asked: asked.before(age), forced: stored.forced };
+    let taken = Taken { forced: stored.forced };
     Fetched { grant, shared: Some(Shared { generation, by: stored.by.into(), taken: Some(taken) }) }
 }
 

@@ -12,11 +12,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::cache::TokenSource;
-use super::schedule::Moment;
 use super::state::{
     FetchFailure, HeldToken, Rejected, RetryCause, SharedStatus, SlotStatus, Token, TokenError,
 };
-use crate::clock::SharedClock;
+use crate::clock::{Moment, SharedClock};
 use crate::config::{CredentialKey, IssuerConfig};
 use crate::trace::SpanContext;
 

@@ -14,10 +14,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::chain::InnerTokens;
 use super::probe::{ProbeWatch, Probes};
-use super::schedule::{HeldTokenView, Moment, NextStep, SlotView, Validity};
+use super::schedule::{HeldTokenView, NextStep, SlotView, Validity};
 use super::shared::{Fetched, Sharing, Want};
 use super::slot::{Signals, TokenSlot};
 use super::state::{FetchFailure, HeldToken, Token};
+use crate::clock::Moment;
 use crate::config::{IssuerConfig, TokenEndpoint};
 use crate::issuer::{FailureKind, Grant, IssuerError};
 use crate::telemetry::Repeated;
@@ -225,7 +226,7 @@ impl SlotTask {
         let now = slot.now();
         // Taken before the fetch ends: a request that waits from then on waits for the next one.
         let waiter = slot.first_waiter.swap(None);
-        let (mut status, mut asked) = (None, true);
+        let (mut status, mut asked, mut took) = (None, true, None);
         let outcome = match end {
             FetchEnd::SlotGone => return,
             FetchEnd::Superseded => log_superseded(&slot),
@@ -233,15 +234,23 @@ impl SlotTask {
                 let result = result.unwrap_or_else(|fault| Err(internal_fault(&slot, &fault)));
                 status = result.as_ref().err().and_then(|error| error.http_status);
                 asked = was_asked(&result);
+                if let Ok(fetched) = result.as_ref()
+                    && asked
+                {
+                    // It may have waited for its values.
+                    self.asked_at = Some(fetched.grant.asked.boot);
+                }
+                took = Some(result.as_ref().map_or_else(|error| error.took, |fetched| fetched.grant.took));
                 self.publish(&slot, &fetch, result, now)
             }
         };
         if !asked {
             return;
         }
-        slot.source.requested(outcome, now.boot.saturating_sub(fetch.asked.boot));
+        slot.source.requested(outcome, took);
         if let Some(tracer) = slot.source.tracer() {
-            record_span(&tracer, &slot.issuer, fetch.asked.wall, outcome, status, waiter.as_deref());
+            let started = took.map_or(fetch.asked, |took| now.before(took)).wall;
+            record_span(&tracer, &slot.issuer, started, outcome, status, waiter.as_deref());
         }
     }
 
@@ -358,8 +367,7 @@ impl SlotTask {
         let issuer = &slot.issuer;
         let taken = fetched.taken();
         let Fetched { grant, shared } = fetched;
-        let asked = taken.map_or(fetch.asked, |taken| taken.asked);
-        let lifetime = grant.lifetime(issuer.default_lifetime, asked.wall);
+        let (asked, lifetime) = (grant.asked, grant.lifetime(issuer.default_lifetime));
         let (refresh_at, chance) = (issuer.refresh_at, fastrand::f64());
         let kept = fetch.same_token(&grant).and_then(|before| {
             let validity = before.validity.again(asked, lifetime, refresh_at, chance);
@@ -391,7 +399,7 @@ impl SlotTask {
             // Of a token that another replica fetched because of a 401, the age counts from then.
             fetched: match (before, taken) {
                 (Some(before), _) => before.fetched,
-                (None, Some(taken)) if !replaces => taken.asked,
+                (None, Some(_)) if !replaces => asked,
                 (None, _) => now,
             },
             forced: before

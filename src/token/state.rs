@@ -9,8 +9,9 @@ use bytes::Bytes;
 use http::HeaderValue;
 use http::header::InvalidHeaderValue;
 
-use super::schedule::{Moment, Pause, Validity};
+use super::schedule::{Pause, Validity};
 use super::shared::Shared;
+use crate::clock::Moment;
 use crate::config::{CredentialKey, counted};
 use crate::issuer::{Audience, FailureKind, Grant, IssuerError};
 use crate::jose::Prover;
@@ -306,7 +307,8 @@ impl TokenError {
         Self {
             kind: TokenErrorKind::Timeout,
             detail: format!(
-                "issuer {issuer} granted no token within {}: find out why it is slow, or raise its timeout",
+                "issuer {issuer} granted no token within {}: find out why it, or what its token request needs, is slow, or raise \
+                 its timeout",
                 humantime::format_duration(limit)
             ),
             issuer_refused: false,

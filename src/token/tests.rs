@@ -19,10 +19,9 @@ use tokio::time::Instant;
 
 use super::cache::{Fetching, TokenSource};
 use super::probe::Connect;
-use super::schedule::Moment;
 use super::shared::Want;
 use super::{Token, TokenCache, TokenError, TokenSlot};
-use crate::clock::{Clock, SharedClock};
+use crate::clock::{Clock, Moment, SharedClock};
 use crate::config::{CredentialKey, HttpUrl, IssuerConfig, TokenEndpoint};
 use crate::issuer::{FailureKind, Grant, IssuerError, Unreached};
 use crate::net::Hop;
@@ -67,6 +66,8 @@ impl Clock for TestClock {
 struct Scripted {
     script: ArcSwap<Script>,
     delay_ms: AtomicU64,
+    /// How long it takes to make values before each request.
+    making_ms: AtomicU64,
     start: Instant,
     asked: AtomicUsize,
     asked_at: crossing::List<Duration>,
@@ -79,7 +80,6 @@ struct Scripted {
     overlapped: AtomicBool,
     /// Both clocks at the start of each request.
     asked_moments: crossing::List<Moment>,
-    clock: Option<SharedClock>,
     /// Whether bare connection attempts succeed.
     reachable: AtomicBool,
     connects: crossing::List<(Hop, Duration)>,
@@ -117,6 +117,7 @@ impl Scripted {
         Self {
             script: ArcSwap::from_pointee(Box::new(|number| Ok(grant(number, 3600)))),
             delay_ms: AtomicU64::new(100),
+            making_ms: AtomicU64::new(0),
             start: Instant::now(),
             asked: AtomicUsize::new(0),
             asked_at: crossing::List::default(),
@@ -126,7 +127,6 @@ impl Scripted {
             shared: AtomicBool::new(false),
             overlapped: AtomicBool::new(false),
             asked_moments: crossing::List::default(),
-            clock: None,
             reachable: AtomicBool::new(true),
             connects: crossing::List::default(),
             fingerprint: AtomicU8::new(0),
@@ -144,6 +144,10 @@ impl Scripted {
         self.delay_ms.store(ms, SeqCst);
     }
 
+    fn making(&self, ms: u64) {
+        self.making_ms.store(ms, SeqCst);
+    }
+
     fn asked(&self) -> usize {
         self.asked.load(SeqCst)
     }
@@ -158,7 +162,7 @@ impl Scripted {
         self.asked_at.all().iter().map(Duration::as_secs_f64).collect()
     }
 
-    /// Both clocks at the start of the request of this number; for issuers of a [`Rig`].
+    /// Both clocks at the start of the request of this number.
     fn asked_moment(&self, number: usize) -> Moment {
         self.asked_moments.all()[number - 1]
     }
@@ -209,21 +213,32 @@ impl Drop for UnderWay {
     }
 }
 
-impl TokenSource for Scripted {
+/// The issuer as one replica sees it.
+struct Source {
+    idp: Arc<Scripted>,
+    clock: SharedClock,
+}
+
+impl TokenSource for Source {
     fn fetch<'a>(&'a self, _key: &'a CredentialKey, _want: Want) -> Fetching<'a> {
         Box::pin(async move {
-            let number = self.asked.fetch_add(1, SeqCst) + 1;
-            self.asked_at.push(self.start.elapsed());
-            if let Some(clock) = &self.clock {
-                self.asked_moments.push(Moment::now(&**clock));
+            let Self { idp, clock } = self;
+            // A sleep of zero lets others run.
+            match idp.making_ms.load(SeqCst) {
+                0 => {}
+                ms => tokio::time::sleep(Duration::from_millis(ms)).await,
             }
-            if self.under_way.fetch_add(1, SeqCst) > 0 && !self.shared.load(SeqCst) {
-                self.overlapped.store(true, SeqCst);
+            let number = idp.asked.fetch_add(1, SeqCst) + 1;
+            idp.asked_at.push(idp.start.elapsed());
+            let asked = Moment::now(&**clock);
+            idp.asked_moments.push(asked);
+            if idp.under_way.fetch_add(1, SeqCst) > 0 && !idp.shared.load(SeqCst) {
+                idp.overlapped.store(true, SeqCst);
                 panic!("one request at a time");
             }
-            let _under_way = UnderWay(Arc::clone(&self.under_way));
-            tokio::time::sleep(Duration::from_millis(self.delay_ms.load(SeqCst))).await;
-            (self.script.load())(number)
+            let _under_way = UnderWay(Arc::clone(&idp.under_way));
+            tokio::time::sleep(Duration::from_millis(idp.delay_ms.load(SeqCst))).await;
+            (idp.script.load())(number).map(|grant| Grant { asked, ..grant })
         })
     }
 
@@ -232,28 +247,28 @@ impl TokenSource for Scripted {
     }
 
     fn credential_fingerprint(&self) -> [u8; 32] {
-        self.fingerprints_read.fetch_add(1, SeqCst);
-        [self.fingerprint.load(SeqCst); 32]
+        self.idp.fingerprints_read.fetch_add(1, SeqCst);
+        [self.idp.fingerprint.load(SeqCst); 32]
     }
 
     fn binding_fingerprint(&self, _key: &CredentialKey) -> [u8; 32] {
-        [self.binding.load(SeqCst); 32]
+        [self.idp.binding.load(SeqCst); 32]
     }
 
     fn standby_in_use(&self) -> bool {
         false
     }
 
-    fn requested(&self, outcome: &'static str, _took: Duration) {
-        self.outcomes.push(outcome);
+    fn requested(&self, outcome: &'static str, _took: Option<Duration>) {
+        self.idp.outcomes.push(outcome);
     }
 
     fn waiting(&self) {
-        self.waiting.fetch_add(1, SeqCst);
+        self.idp.waiting.fetch_add(1, SeqCst);
     }
 
     fn waited(&self) {
-        self.waiting.fetch_sub(1, SeqCst);
+        self.idp.waiting.fetch_sub(1, SeqCst);
     }
 }
 
@@ -262,8 +277,10 @@ fn grant(number: usize, lifetime: u64) -> Grant {
         token: Secret::from(format!("t{number}")),
         token_type: "bearer".to_owned(),
         prover: None,
+        // The source knows when it asked.
+        asked: Moment { boot: Duration::ZERO, wall: SystemTime::UNIX_EPOCH },
+        took: Duration::ZERO,
         expires_in: Some(Duration::from_secs(lifetime)),
-        expires_at: None,
         scope: None,
         audience: crate::issuer::Audience::Unknown,
     }
@@ -308,7 +325,7 @@ fn key(issuer: &IssuerConfig, scopes: &[&str]) -> CredentialKey {
 
 /// All of its issuers are `idp`.
 fn cache(clock: SharedClock, idp: &Arc<Scripted>) -> TokenCache {
-    let source = Arc::clone(idp);
+    let source = Arc::new(Source { idp: Arc::clone(idp), clock: Arc::clone(&clock) });
     let make_source = move |_: &Arc<IssuerConfig>| Arc::clone(&source) as Arc<dyn TokenSource>;
     TokenCache::with_sources(Handle::current(), clock, Arc::default(), Box::new(make_source), connect(idp))
 }
@@ -343,8 +360,7 @@ impl Rig {
             boot_ms: AtomicU64::new(0),
             wall_ms: AtomicI64::new(0),
         });
-        let shared = Arc::clone(&clock) as SharedClock;
-        let idp = Arc::new(Scripted { clock: Some(shared), ..Scripted::new() });
+        let idp = Arc::new(Scripted::new());
         let cache = cache(Arc::clone(&clock) as SharedClock, &idp);
         let mut config = issuer("corp", 1);
         change(&mut config);

@@ -178,8 +178,9 @@ async fn read(config: &Arc<Tracing>) -> Result<HeaderMap, String> {
 fn header((name, source): &(HeaderName, Source)) -> Result<(HeaderName, HeaderValue), String> {
     let read = source.read_or_last_good();
     let (secret, _) = read.map_err(|error| format!("tracing.headers.{name}: {error}"))?;
-    let mut value = HeaderValue::from_bytes(secret.expose())
-        .map_err(|_| format!("tracing.headers.{name} has characters that no header may have"))?;
+    let mut value = HeaderValue::from_bytes(secret.expose()).map_err(|_| {
+        format!("tracing.headers.{name}: {} has characters that no header may have", source.place())
+    })?;
     value.set_sensitive(true);
     Ok((name.clone(), value))
 }

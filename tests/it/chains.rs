@@ -54,6 +54,10 @@ async fn the_token_of_an_issuer_is_a_value_at_another() {
     assert_eq!(request.params("subject_token"), ["canary-own-1-x"]);
     assert_eq!(request.params("list"), ["canary-own-1-"]);
     assert_eq!(inner.count(), 3, "one for each token");
+    let status = world.status().await;
+    let tokens = status["tokens"].as_array().unwrap();
+    let outer = tokens.iter().find(|token| token["issuer"] == "corp").unwrap();
+    assert_eq!(outer["inner"], serde_json::json!(["inner"]), "each issuer once");
     // What the upstream gets is the outer token alone.
     let upstream = world.upstream().request(1).await;
     assert_eq!(upstream.bearer(), Some("token-1"));
@@ -87,6 +91,15 @@ async fn both_legs_are_fetched_before_the_first_request_and_listed() {
         ready.contains("token of issuer inner for issuer corp, route api (scopes own): valid"),
         "{ready}"
     );
+}
+
+#[tokio::test]
+async fn the_wait_for_the_inner_token_is_no_part_of_the_outer_ones_lifetime() {
+    let (setup, inner) = scene(ASSERTION).await;
+    inner.always_this(RawResponse::token("canary-inner").delayed(Duration::from_secs(3)));
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 3));
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
 }
 
 #[tokio::test]

@@ -13,8 +13,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio_rustls::TlsConnector;
 
+use crate::support::egress::Egress;
 use crate::support::{
-    Client, Gate, RawRequest, RawResponse, Response, Setup, Wire, cli, eventually, terminal, tls, within,
+    Client, Gate, RawRequest, RawResponse, Response, Scripted, Setup, Wire, cli, eventually, terminal, tls,
+    within,
 };
 
 const HOST: &str = "api.example.com";
@@ -55,6 +57,10 @@ struct Program {
 impl Program {
     /// `script` ends itself, or at the end of standard input.
     fn start(setup: &Setup, options: &[&str], script: &str) -> Self {
+        Self::start_with(setup, options, script, &[])
+    }
+
+    fn start_with(setup: &Setup, options: &[&str], script: &str, variables: &[(&str, &str)]) -> Self {
         // A shell that runs the tests in the background makes them ignore SIGINT and SIGQUIT, which a program inherits. And in a
         // group of its own, bearerd does not take what the tests send for the terminal's.
         let bearerd = env!("CARGO_BIN_EXE_bearerd");
@@ -63,6 +69,7 @@ impl Program {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut command = tokio::process::Command::new("env");
         command.args(args).current_dir(setup.folder()).env_clear().env("PATH", path).process_group(0);
+        command.envs(variables.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
         let input = child.stdin.take();
@@ -150,6 +157,26 @@ async fn a_programs_request_gets_its_token() {
     let (code, _, errors) = program.end().await;
     assert_eq!((code, &*errors), (0, ""), "quiet");
     assert!(!folder.exists(), "removed");
+}
+
+#[tokio::test]
+async fn unread_tunnels_go_the_way_that_https_proxy_names() {
+    let setup = setup().await;
+    let far = Scripted::start(Some(tls::ca().issue(&["far.invalid"]).server(&[]))).await;
+    let egress = Egress::to(far.address.unwrap()).await;
+    for (name, value, status) in [
+        ("HTTPS_PROXY", format!("http://{}", egress.address), "200"),
+        ("HTTP_PROXY", format!("http://{}", egress.address), "502"),
+        ("HTTPS_PROXY", "socks5://127.0.0.1:1080".to_owned(), "502"),
+    ] {
+        let before = egress.seen().len();
+        let mut program = Program::start_with(&setup, &["--tunnel"], SHOW, &[(name, &value)]);
+        let variables = Variables::of(&mut program).await;
+        let mut client = Client::tcp(variables.address.parse().unwrap()).await;
+        client.wire.send("CONNECT far.invalid:443 HTTP/1.1\r\nhost: far.invalid:443\r\n\r\n").await.unwrap();
+        assert_eq!(client.head().await.word(1), status, "{name} {value}");
+        assert_eq!(egress.seen().len() - before, usize::from(status == "200"), "{name} {value}");
+    }
 }
 
 #[tokio::test]

@@ -121,6 +121,82 @@ async fn an_absolute_http_url_gets_its_token() {
     assert_eq!(response.status, 200, "{response:?}");
 }
 
+/// As Java writes the port of the URL in one of the two alone.
+#[tokio::test]
+async fn a_default_port_may_be_in_the_target_or_in_host_alone() {
+    let world = forward().await.start().await;
+    let default = format!("{HOST}:80");
+    for (target, host, status) in [
+        (&*format!("http://{HOST}:80/"), HOST, 200),
+        (&*format!("http://{HOST}/"), &*default, 200),
+        ("HTTP://API.example.com:80/", HOST, 200),
+        // 443 is no other host for routes.
+        (&*format!("http://{HOST}:443/"), &*format!("{HOST}:443"), 200),
+        (&*format!("http://{HOST}:443/"), HOST, 400),
+        (&*format!("http://{HOST}/"), &*format!("{HOST}:443"), 400),
+        (&*format!("http://{HOST}:8080/"), HOST, 400),
+        (&*format!("http://{HOST}/"), "other.example.com", 400),
+    ] {
+        let response = world.exchange(RawRequest::get(target).host(host)).await;
+        assert_eq!(response.status, status, "{target} {host}: {}", response.text());
+    }
+    let mut client = inside(&world, HOST).await;
+    for (target, host, status) in [
+        (format!("https://{HOST}:443/"), HOST, 200),
+        (format!("https://{HOST}/"), &*format!("{HOST}:443"), 200),
+        (format!("https://{HOST}:80/"), HOST, 400),
+        (format!("https://{HOST}:8443/"), &*format!("{HOST}:8443"), 421),
+    ] {
+        let response = client.exchange(&RawRequest::get(&target).host(host)).await;
+        assert_eq!(response.status, status, "{target} {host}: {}", response.text());
+    }
+}
+
+/// As undici and `curl --proxytunnel` ask for `http://` URLs.
+#[tokio::test]
+async fn plain_http_inside_a_connect_gets_its_token() {
+    let setup = forward_with(", unmatched = \"tunnel\"").await.more(
+        "[[route]]\nname = \"other-port\"\nhost = \"api.example.com:8080\"\nupstream = \"{upstream}\"\nissuer = \"corp\"\n",
+    );
+    let world = setup.start().await;
+    for (authority, host) in
+        [(&*format!("{HOST}:80"), HOST), (&*format!("{HOST}:8080"), &*format!("{HOST}:8080"))]
+    {
+        let mut client = Client::over(connect(&world, authority).await, host);
+        for target in ["/x?y".to_owned(), format!("http://{host}/x?y"), format!("http://{authority}/x?y")] {
+            let response = client.exchange(&RawRequest::post(&target, "hello")).await;
+            assert_eq!(response.status, 200, "{authority} {target}: {}", response.text());
+            let request = world.upstream().last();
+            assert_eq!((request.target(), request.bearer()), ("/x?y", Some("token-1")), "{authority}");
+            assert_eq!(request.text(), "hello");
+        }
+        for other in ["other.example.com", &format!("{HOST}:443"), &format!("{HOST}:9")] {
+            let response = client.exchange(&RawRequest::get("/").host(other)).await;
+            assert_eq!((response.status, response.code().as_deref()), (421, Some("misdirected")), "{other}");
+        }
+        let page = RawRequest::get("/").header("origin", &format!("https://{host}"));
+        assert_eq!(client.exchange(&page).await.status, 403, "another origin than http://");
+    }
+    let authority = format!("{HOST}:80");
+    // HTTP/2 inside, and outside.
+    let wire = connect(&world, &authority).await;
+    let mut client = H2Client::over(wire.into_stream(), format!("http://{HOST}")).await;
+    assert_eq!(client.get("/h2").await.status, 200);
+    let mut proxy = H2Client::plain(world.address("main")).await;
+    let opened = proxy.connect(&authority).await;
+    let response = Client::over(Wire::new(opened), HOST).exchange(&RawRequest::get("/in-h2")).await;
+    assert_eq!((response.status, world.upstream().last().bearer()), (200, Some("token-1")));
+    // TLS at this port is TLS.
+    let wire = connect(&world, &authority).await;
+    let mut client = secure(wire, trusting(&world, &[]), HOST, &authority).await.unwrap();
+    assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
+    let explained = cli::run(world.folder(), &["explain", "GET", &format!("http://{HOST}:443/")]).await;
+    explained.expect_code(0);
+    // The port is not part of the advice, either.
+    let other = world.exchange(RawRequest::get("http://x.example:443/").host("x.example:443")).await;
+    assert!(other.text().contains("host = \\\"x.example\\\""), "{}", other.text());
+}
+
 #[tokio::test]
 async fn both_versions_of_http_on_both_sides_of_a_connect() {
     let world = forward().await.start().await;

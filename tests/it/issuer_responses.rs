@@ -130,9 +130,19 @@ async fn t08_expires_in_may_be_a_float() {
 
 #[tokio::test]
 async fn t09_expires_in_beyond_a_day_counts_as_a_day() {
-    for expires_in in ["86401", "1e30", "9223372036854775808", "99999999999", "\"99999999999999999999\""] {
+    for expires_in in
+        ["86401", "1e30", "1e999", "9223372036854775808", "99999999999", "\"99999999999999999999\""]
+    {
         expect_near(lifetime(&with_response(expiring(expires_in)).await).await, 86400.0);
     }
+}
+
+#[tokio::test]
+async fn a_number_beyond_a_float_spoils_no_response() {
+    let body = "{\"x\":[-1e999],\"access_token\":\"t\",\"token_type\":\"Bearer\",\"expires_in\":60}";
+    let world = with_response(RawResponse::ok(body)).await;
+    expect_token(&world, "t").await;
+    expect_near(lifetime(&world).await, 60.0);
 }
 
 #[tokio::test]

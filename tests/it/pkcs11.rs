@@ -61,15 +61,22 @@ impl Device {
 
     /// Imports a test key.
     fn import(&self, file: &str, label: &str, id: &str) {
+        self.import_with(PIN, file, label, id);
+    }
+
+    fn import_with(&self, pin: &str, file: &str, label: &str, id: &str) {
         let path = key_path(&format!("{file}.pkcs8.pem"));
         let path = path.to_str().unwrap();
-        self.util(&["--import", path, "--token", "t", "--label", label, "--id", id, "--pin", PIN]);
+        self.util(&["--import", path, "--token", "t", "--label", label, "--id", id, "--pin", pin]);
     }
 
     fn tool(&self, args: &[&str]) {
+        self.tool_without_login(&[&["--token-label", "t", "--login", "--pin", PIN], args].concat());
+    }
+
+    fn tool_without_login(&self, args: &[&str]) {
         let mut tool = Command::new("pkcs11-tool");
-        tool.env("SOFTHSM2_CONF", self.config()).args(["--module", MODULE, "--token-label", "t"]);
-        run(tool.args(["--login", "--pin", PIN]).args(args));
+        run(tool.env("SOFTHSM2_CONF", self.config()).args(["--module", MODULE]).args(args));
     }
 
     fn remove(&self, label: &str) {
@@ -376,6 +383,107 @@ async fn each_of_two_wrong_pins_is_tried_once() {
     assert_eq!(logins(&world), 2);
 }
 
+/// SoftHSM compares every PIN with what the token's PIN was when it was initialized.
+#[tokio::test]
+#[ignore = "needs softhsm2-util, pkcs11-tool"]
+async fn a_pin_that_another_program_sets_is_accepted() {
+    let (setup, device) = with_keys().await;
+    let setup = spied(setup);
+    setup.issuer.always(|_, n| RawResponse::brief_token(n));
+    // Two issuers with the same key, which try at the same time.
+    let keys = through_spy(&setup, &signed("rsa"));
+    let second = format!("[issuer.second]\ntoken_url = \"{{issuer}}/token\"\nclient_id = \"c2\"\n{keys}");
+    let route = "[[route]]\nname = \"second\"\nupstream = \"{upstream}\"\nissuer = \"second\"\npath_prefix = \"/second\"";
+    let setup = setup.issuer(&keys).more(&format!("{second}\n{route}"));
+    setup.file("pin", "canary-pin-0000");
+    let world = setup.start().await;
+    let detail = failure(&world).await;
+    assert!(detail.contains("the token \"t\" refuses the PIN"), "{detail}");
+    let both = async |what: &str| {
+        for path in ["/", "/second"] {
+            eventually(what, || async { (world.get(path).await.status == 200).then_some(()) }).await;
+        }
+    };
+    device.tool(&["--change-pin", "--new-pin", "canary-pin-0000"]);
+    world.reload_signal();
+    both("the PIN that was refused, after SIGHUP").await;
+    assert_eq!(logins(&world), 2);
+
+    // With another PIN, and another key.
+    device.util(&[
+        "--init-token",
+        "--token",
+        "t",
+        "--label",
+        "t",
+        "--pin",
+        "canary-pin-1111",
+        "--so-pin",
+        "12345678",
+    ]);
+    eventually("the key to be gone", || async {
+        world.get("/").await.text().contains("has no private key").then_some(())
+    })
+    .await;
+    device.import_with("canary-pin-1111", "ec-p256", "rsa", "01");
+    world.file("pin", "canary-pin-1111");
+    both("the token that was initialized again").await;
+    verify(&world.issuer().last().params("client_assertion")[0], &key("ec-p256.public.pem"), "ES256");
+    assert!(!world.log().text().contains("canary-pin"));
+}
+
+#[tokio::test]
+#[ignore = "needs softhsm2-util, pkcs11-tool"]
+async fn a_token_that_gets_its_pin_later_is_logged_in_to() {
+    let setup = Setup::new().await;
+    let device = Device::empty(setup.folder());
+    let so = ["--so-pin", "12345678"];
+    device.tool_without_login(&[&["--slot-index", "0", "--init-token", "--label", "t"], &so[..]].concat());
+    let world = scene(setup, &device).issuer(&signed("rsa")).start().await;
+    let detail = failure(&world).await;
+    assert!(detail.contains("the token \"t\" has no user PIN yet: set one"), "{detail}");
+    let so = ["--login", "--login-type", "so", so[0], so[1]];
+    device
+        .tool_without_login(&[&["--token-label", "t"], &so[..], &["--init-pin", "--new-pin", PIN]].concat());
+    device.import("rsa", "rsa", "01");
+    eventually("the key", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+    expect_no_pin(&world).await;
+}
+
+#[tokio::test]
+#[ignore = "needs softhsm2-util, pkcs11-tool"]
+async fn tokens_of_one_label_are_listed_with_what_distinguishes_them() {
+    let (setup, device) = with_keys().await;
+    device.add_token("t");
+    let output =
+        Command::new("softhsm2-util").env("SOFTHSM2_CONF", device.config()).arg("--show-slots").output();
+    let shown = String::from_utf8(output.unwrap().stdout).unwrap();
+    let values = |name: &str| -> Vec<String> {
+        let lines = shown.lines().filter_map(|line| line.trim().strip_prefix(name));
+        lines.map(|value| value.trim_start_matches(':').trim().to_owned()).collect()
+    };
+    let (mut slots, serials) = (values("Slot "), values("Serial number"));
+    slots.retain(|slot| slot.parse::<u64>().is_ok());
+    let world = setup.issuer(&signed("rsa")).start().await;
+    let detail = failure(&world).await;
+    assert!(detail.contains("fits several tokens") && detail.contains("add serial or slot-id"), "{detail}");
+    // The last slot is that of the next token.
+    for (slot, serial) in slots.iter().zip(&serials).take(2) {
+        let words = format!("\"t\" with serial \"{serial}\" and slot-id {slot}");
+        assert!(detail.contains(&words), "{words}: {detail}");
+    }
+    let chosen = signed("rsa").replace("token=t", &format!("token=t;serial={}", serials[0]));
+    let other = signed("rsa").replace("token=t", &format!("token=t;serial={}", serials[1]));
+    let config = world.config();
+    let mut served = 0;
+    for keys in [chosen, other] {
+        let text = config.replace(&signed("rsa"), &keys);
+        load(&world, &text).await;
+        served += usize::from(world.get("/").await.status == 200);
+    }
+    assert_eq!(served, 1, "one of them has the key");
+}
+
 #[tokio::test]
 #[ignore = "needs softhsm2-util, pkcs11-tool"]
 async fn a_device_that_is_removed_and_inserted_again_is_logged_in_once_more() {
@@ -530,7 +638,6 @@ async fn what_does_not_fit_is_said() {
         (signed("rsa").replace(MODULE, "/nowhere/m.so"), "/nowhere/m.so"),
         (signed("rsa").replace(MODULE, "/etc/hostname"), "/etc/hostname cannot be loaded"),
         (signed("rsa").replace("&pin-source=file:pin", ""), "no private key without a login"),
-        (signed("rsa").replace("file:pin", "file:nowhere"), "its PIN cannot be read"),
         (signed("rsa").replace("token=t", "serial=77"), "no token fits pkcs11:serial=77"),
         (signed("short"), "the RSA key has 1024 bits; 2048 at least are needed"),
         (signed("mixed"), "the signature does not fit the public key that the token has for this key"),
@@ -565,6 +672,23 @@ async fn a_pin_may_be_in_the_uri_or_come_from_elsewhere() {
         let world = setup.log("level = \"debug\"").issuer(&keys).start().await;
         world.get("/").await.expect_status(200);
         expect_no_pin(&world).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs softhsm2-util, pkcs11-tool"]
+async fn a_pin_that_cannot_be_read_is_told_with_the_remedy_of_its_source() {
+    for (password, remedy) in [
+        ("{ env = \"NOT_SET_OF_BEARERD\" }", "set it where bearerd is started"),
+        ("{ exec = [\"false\"] }", "run the program by hand"),
+        ("{ file = \"missing\" }", "fix the file"),
+    ] {
+        let keys = signed("rsa").replace("&pin-source=file:pin\"", &format!("\", password = {password}"));
+        let (setup, _device) = with_keys().await;
+        let world = setup.issuer(&keys).start().await;
+        let detail = failure(&world).await;
+        assert!(detail.contains("its PIN cannot be read") && detail.contains(remedy), "{detail}");
+        assert!(!detail.contains("check the device"), "{detail}");
     }
 }
 

@@ -126,6 +126,74 @@ async fn what_a_program_prints_beside_the_secret_is_told_where_the_issuer_refuse
     }
 }
 
+#[tokio::test]
+async fn what_looks_wrong_with_a_printed_value_is_told_wherever_it_is_sent() {
+    let json = "echo '{\"token\": \"canary\"}'";
+    let is_json = "program ./program: the secret is JSON, which is sent as it is; name the value in it, for example with pointer";
+    let exec = "{ exec = [\"./program\"] }";
+    for (body, keys, says) in [
+        (json, format!("client_secret = {exec}"), is_json),
+        (json, format!("client_auth = \"assertion_file\"\n# client_secret\nassertion = {exec}"), is_json),
+        (
+            json,
+            format!("client_auth = \"client_secret_post\"\nbasic = {{ user = \"u\", password = {exec} }}"),
+            is_json,
+        ),
+        (json, format!("params = {{ subject_token = {exec} }}"), is_json),
+        (json, format!("headers = {{ x-api-key = {exec} }}"), is_json),
+        (
+            "printf 'a.b.c\\000canary'",
+            format!("client_auth = \"assertion_file\"\n# client_secret\nassertion = {exec}"),
+            "program ./program: the secret contains control characters",
+        ),
+    ] {
+        let setup = scene(body, &keys).await;
+        setup.issuer.always_this(RawResponse::oauth_error(401, "invalid_client"));
+        let world = setup.start().await;
+        let response = world.get("/").await;
+        response.expect_problem(502, "token_refused");
+        let text = response.text();
+        assert!(text.contains(says) && !text.contains("canary"), "{keys}: {text}");
+    }
+    for name in ["x-api-key", "x-plain"] {
+        let world = scene("echo canary; echo canary", &format!("headers = {{ {name} = {exec} }}")).await;
+        let detail = detail(&world.start().await).await;
+        let says = format!("headers.{name}: program ./program contains a character that a header field");
+        for part in [&*says, "the secret has several lines; the program must print only the secret"] {
+            assert!(detail.contains(part) && !detail.contains("canary"), "{part}: {detail}");
+        }
+    }
+    // JSON by its nature, and a value whose name says nothing.
+    let keys = format!("params = {{ authorization_details = {exec}, claims = {exec} }}");
+    let world = scene(json, &keys).await.start().await;
+    world.get("/").await.expect_status(200);
+    assert!(!world.log().text().contains("is JSON"), "{}", world.log().text());
+}
+
+#[tokio::test]
+async fn an_issuer_that_speaks_of_the_secret_before_is_not_quoted() {
+    let printed = "client_secret = { exec = [\"cat\", \"secret\"] }";
+    for keys in ["", printed] {
+        let setup = scene("", &format!("{keys}\ncredential_grace = \"0s\"")).await;
+        setup.file("secret", "canary-of-before");
+        setup.issuer.always(|request, n| match request.basic().unwrap().ends_with("canary-of-before") {
+            true => RawResponse::brief_token(n),
+            false => {
+                let said =
+                    "{\"error\":\"invalid_client\",\"error_description\":\"canary-of-before has expired\"}";
+                RawResponse::status(401).body(said).header("content-type", "application/json")
+            }
+        });
+        let world = setup.start().await;
+        world.get("/").await.expect_status(200);
+        world.file("secret", "another-one");
+        eventually("a refusal", || async { (world.get("/").await.status == 502).then_some(()) }).await;
+        let text = world.get("/").await.text();
+        assert!(text.contains("invalid_client") && !text.contains("canary"), "{text}");
+        assert!(!world.log().text().contains("canary"), "{}", world.log().text());
+    }
+}
+
 /// bearerd raises its own limit, and some programs close every descriptor up to theirs.
 #[tokio::test]
 async fn a_program_has_the_limit_of_open_files_that_bearerd_was_started_with() {
@@ -192,6 +260,38 @@ async fn without_keep_it_runs_for_each_request_and_with_keep_once() {
 }
 
 #[tokio::test]
+async fn the_time_that_a_program_takes_is_no_part_of_a_tokens_lifetime() {
+    let setup = scene("sleep 3; echo secret", SECRET).await;
+    setup.issuer.always(|_, n| RawResponse::token_for(&format!("token-{n}"), 3));
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    let labels = [("issuer", "corp")];
+    let [sum, count] = ["sum", "count"].map(|part| format!("bearerd_token_request_duration_seconds_{part}"));
+    let (sum, count) = (world.metric(&sum, &labels).await, world.metric(&count, &labels).await);
+    let (sum, count) = (sum.unwrap(), count.unwrap());
+    assert!(count >= 1.0 && sum / count < 2.5, "{sum} s in {count} requests");
+}
+
+#[tokio::test]
+async fn the_time_that_a_program_takes_is_no_part_of_the_timeout_with_standby() {
+    let setup = scene(
+        "sleep 3; echo secret",
+        "client_secret = { exec = [\"./program\"] }
+         standby = { client_secret = { file = \"next\" } }
+         timeout = \"4s\"",
+    )
+    .await;
+    setup.file("next", "next");
+    setup.issuer.always(|request, n| match request.basic().unwrap().ends_with(":next") {
+        true => RawResponse::token(&format!("token-{n}")).delayed(Duration::from_secs(2)),
+        false => RawResponse::oauth_error(401, "invalid_client"),
+    });
+    let world = setup.start().await;
+    eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
+    assert_eq!(secrets(&world), ["secret", "next"]);
+}
+
+#[tokio::test]
 async fn a_kept_value_that_the_issuer_refuses_is_printed_again_once() {
     let keys = "client_secret = { exec = [\"./program\"], keep = \"1h\" }\ncredential_grace = \"0s\"";
     let setup = scene("echo run >> runs; cat current", keys).await;
@@ -226,13 +326,18 @@ async fn a_kept_value_that_the_issuer_refuses_is_printed_again_once() {
 
 #[tokio::test]
 async fn every_failure_says_what_happened_and_what_to_do() {
-    let cases: [(&str, &str, &str); 10] = [
+    let cases: [(&str, &str, &str); 11] = [
         ("exit 3", SECRET, "program ./program: ended with exit code 3; it wrote nothing to stderr"),
         ("echo why >&2; exit 3", SECRET, "exit code 3; what it wrote to stderr is in bearerd's log"),
         ("kill -9 $$", SECRET, "was ended by signal 9 (SIGKILL"),
         (":", SECRET, "printed nothing"),
         ("echo", SECRET, "printed nothing"),
         ("yes", SECRET, "printed more than 64 KiB, and was killed"),
+        (
+            "trap '' PIPE; while :; do echo words; done 2>/dev/null",
+            SECRET,
+            "printed more than 64 KiB, and was killed",
+        ),
         ("echo x", "client_secret = { exec = [\"no-such-program-of-bearerd\"] }", "not found in PATH (/"),
         ("echo x", "client_secret = { exec = [\"./secret\"] }", "may not be run by this user: run `chmod +x"),
         (
@@ -250,7 +355,9 @@ async fn every_failure_says_what_happened_and_what_to_do() {
         let world = scene(body, keys).await.start().await;
         let detail = detail(&world).await;
         assert!(detail.contains(expected), "{body}: {detail}");
-        assert!(detail.contains("client_secret") && detail.contains("[issuer.corp]"), "{detail}");
+        let is_unset = expected.contains("environment variable");
+        let remedy = if is_unset { "set it where bearerd is started" } else { "[issuer.corp]" };
+        assert!(detail.contains("client_secret") && detail.contains(remedy), "{detail}");
         assert_eq!(world.issuer().count(), 0, "{body}");
         let ready = world.admin("/readyz").await;
         ready.expect_status(503);
@@ -489,6 +596,84 @@ async fn stderr_is_in_the_log_masked_and_bounded() {
     assert!(log.contains("red  [31m words") && log.contains("WARN"), "{log}");
     world.log().wait("what stands for a secret", |line| line.contains("a line that contains a secret")).await;
     assert!(!world.log().text().contains("canary-"), "{}", world.log().text());
+}
+
+const HIDDEN_LINE: &str = "(a line that contains a secret)";
+
+#[tokio::test]
+async fn what_a_program_printed_before_is_masked_in_what_it_says_later() {
+    let exec = "{ exec = [\"./program\"], timeout = \"3s\"";
+    let (issuers, routes) = (
+        format!("client_secret = {exec} }}"),
+        format!("request_headers = {{ set = {{ x-set = {exec}, keep = \"1s\" }} }} }}"),
+    );
+    for (of_issuer, later) in [
+        (true, "echo 'the secret canary-printed has expired' >&2; exit 1"),
+        (true, "echo 'rotated, it was canary-printed' >&2"),
+        (true, "echo 'rotated, it was Y2FuYXJ5LXByaW50ZWQ=' >&2; echo new"),
+        (true, "echo 'using canary-printed' >&2; sleep 600"),
+        (false, "echo 'the secret canary-printed has expired' >&2; exit 1"),
+        (false, "echo 'rotated, it was canary-printed' >&2; echo new"),
+    ] {
+        let keys = if of_issuer { issuers.as_str() } else { "" };
+        let setup = scene("[ ! -e later ] || { . ./later; exit; }; echo canary-printed", keys).await;
+        let setup = if of_issuer { setup } else { setup.route(&routes) };
+        setup.issuer.always(|_, n| RawResponse::brief_token(n));
+        let world = setup.start().await;
+        world.get("/").await.expect_status(200);
+        world.file("later", later);
+        eventually("the program's words", || async {
+            world.get("/").await;
+            world.log().text().contains("program.stderr").then_some(())
+        })
+        .await;
+        let log = world.log().text();
+        assert!(log.contains(HIDDEN_LINE) && !log.contains("canary") && !log.contains("Y2Fu"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn secrets_in_a_programs_arguments_are_masked_and_reported() {
+    let world = scene(
+        "echo \"unknown flag $1 of $2 $3\" >&2; echo plain >&2; exit 2",
+        "client_secret = { exec = [\"./program\", \"--token=canary-one\", \"--api-key\", \"canary-two\"] }",
+    )
+    .await
+    .start()
+    .await;
+    detail(&world).await;
+    world.log().wait("other lines", |line| line.contains("program.stderr") && line.contains("plain")).await;
+    let log = world.log().text();
+    assert!(log.contains(HIDDEN_LINE) && !log.contains("canary"), "{log}");
+
+    let output = cli::run(world.folder(), &["check"]).await;
+    assert!(!output.all().contains("literal"), "{}", output.all());
+    let config = world.folder().join("bearerd.toml");
+    std::fs::set_permissions(config, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let output = cli::run(world.folder(), &["check"]).await;
+    output.expect_code(0);
+    let warning = "warning: issuer.corp.client_secret.exec[1]: contains a secret as a literal, in a file that others may read";
+    assert!(output.all().contains(warning) && output.all().contains("chmod 600"), "{}", output.all());
+    assert!(!output.all().contains("canary"), "{}", output.all());
+}
+
+#[tokio::test]
+async fn a_config_folder_that_is_gone_is_named_and_not_the_program() {
+    let setup = Setup::new().await.issuer("client_secret = { exec = [\"echo\", \"x\"] }");
+    setup.issuer.always(|_, n| RawResponse::brief_token(n));
+    let world = setup.start().await;
+    world.get("/").await.expect_status(200);
+    let (here, away) = (world.folder().to_owned(), world.folder().with_extension("away"));
+    std::fs::rename(&here, &away).unwrap();
+    eventually("the failure", || async {
+        let text = world.get("/").await.text();
+        let says =
+            format!("cannot be started in the config file's folder {}: it is not there", here.display());
+        (text.contains(&says) && text.contains("put the folder back")).then_some(())
+    })
+    .await;
+    std::fs::rename(&away, &here).unwrap();
+    eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
 }
 
 #[tokio::test]
@@ -887,7 +1072,7 @@ async fn spans_are_sent_once_a_program_prints_their_header() {
     let collector = Scripted::upstream().await;
     let world = printing(CONTROLS, &traced(&collector)).await.start().await;
     world.get("/").await.expect_status(200);
-    let says = "tracing.headers.x-key has characters that no header may have";
+    let says = "tracing.headers.x-key: program ./program has characters that no header may have";
     world.log().wait(says, |line| line.contains(says)).await;
     assert_eq!(collector.count(), 0);
     expect_no_canary(&world).await;

@@ -1,6 +1,7 @@
 //! SIGHUP and files that change: rows T90 to T97.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -601,4 +602,32 @@ async fn a_socket_file_goes_from_one_kind_of_listener_to_another() {
     let swap = |text: String| moved(&moved(&text, "webhook.hook", &second), "admin", &first);
     assert_eq!(reloaded(&mut world, swap).await, Ok(()));
     Client::unix(&path).await.exchange(&RawRequest::get("/livez")).await.expect_status(200);
+}
+
+/// As a cleaner of `/tmp` removes it. A reload with another mode must not follow what stands in its place.
+#[tokio::test]
+async fn a_socket_file_that_was_removed_is_made_again_and_a_link_in_its_place_is_not_followed() {
+    let setup = Setup::new().await.listener("address = \"unix:{folder}/s\"\nmode = \"0600\"");
+    let mut world = setup.start().await;
+    let path = world.folder().join("s");
+    let get = RawRequest::get("/");
+    Client::unix(&path).await.exchange(&get).await.expect_status(200);
+
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(reloaded(&mut world, |text| text + "\n# again").await, Ok(()));
+    Client::unix(&path).await.exchange(&get).await.expect_status(200);
+
+    let secret = world.file("other", "x");
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mode_of = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&secret, &path).unwrap();
+    let refused = reloaded(&mut world, |text| text.replace("0600", "0666")).await.unwrap_err();
+    assert!(refused.contains("a symlink is in its place"), "{refused}");
+    assert_eq!(mode_of(&secret), 0o600);
+
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(reloaded(&mut world, |text| text + "\n# at last").await, Ok(()));
+    assert_eq!(mode_of(&path), 0o666);
+    Client::unix(&path).await.exchange(&get).await.expect_status(200);
 }

@@ -83,14 +83,66 @@ async fn the_socket_may_come_from_the_environment() {
     assert!(without.contains("socket = \"unix:"), "{without}");
     let setup = Setup::new().await.issuer(keys);
     setup.write();
-    let env = [("SPIFFE_ENDPOINT_SOCKET", "tcp://127.0.0.1:8081")];
-    let output = cli::run_with(setup.folder(), &["check"], &env).await;
-    output.expect_code(78);
-    assert!(
-        output.all().contains("SPIFFE_ENDPOINT_SOCKET: \"tcp://127.0.0.1:8081\" is not a Unix socket"),
-        "{}",
-        output.all()
-    );
+    for (socket, expected) in [
+        ("tcp://127.0.0.1:8081", "\"tcp://127.0.0.1:8081\" is not a Unix socket"),
+        ("tcp:127.0.0.1:8081", "\"tcp:127.0.0.1:8081\" is not a Unix socket"),
+        ("/run/a.sock", "\"/run/a.sock\" is not a Unix socket"),
+        ("unix:rel/a", "the path of \"unix:rel/a\" is not absolute"),
+        ("unix://host/a", "\"unix://host/a\" names a host, and a Unix socket has none"),
+        ("unix:", "\"unix:\" needs a path"),
+    ] {
+        let env = [("SPIFFE_ENDPOINT_SOCKET", socket)];
+        let output = cli::run_with(setup.folder(), &["check"], &env).await;
+        output.expect_code(78);
+        let expected = format!("SPIFFE_ENDPOINT_SOCKET: {expected}");
+        assert!(output.all().contains(&expected), "{expected}: {}", output.all());
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_socket_is_named_by_check_and_by_the_error() {
+    for (name, expected) in
+        [("mount", "mount is a folder: name the socket in it"), ("file", "file is a file and not a socket")]
+    {
+        let value = format!("{{ spiffe = {{ audience = \"x\", socket = \"unix:{name}\" }} }}");
+        let tls = format!("tls = {{ spiffe = {{ socket = \"unix:{name}\" }} }}");
+        let setup = Setup::new().await;
+        std::fs::create_dir(setup.folder().join("mount")).unwrap();
+        setup.file("file", "");
+        let setup = setup
+            .issuer(&format!("# client_secret\nclient_auth = \"assertion_file\"\nassertion = {value}"))
+            .more(&format!("[[route]]\nname = \"tls\"\npath_prefix = \"/tls\"\nanonymous = true\nupstream = \"https://localhost:1\"\n{tls}"));
+        setup.write();
+        let output = cli::run(setup.folder(), &["check"]).await;
+        output.expect_code(0);
+        assert_eq!(output.all().matches(expected).count(), 2, "{}", output.all());
+        let world = setup.start().await;
+        let said = detail(&world).await;
+        assert!(said.contains(expected), "{said}");
+        let said = world.get("/tls").await.text();
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_healthy_agent_is_no_reason_for_a_warning() {
+    let domain = Ca::new("example.org");
+    let agent = agent_of(&domain).await;
+    let (world, _upstream) = everywhere(&domain, &agent).await;
+    let trusted = domain.client(&["http/1.1"], None);
+    let mut client = Client::tls(world.address("main"), trusted).await.unwrap();
+    client.exchange(&RawRequest::get("/").host("localhost")).await.expect_status(200);
+    world.reload().await;
+    let warnings = world
+        .log()
+        .lines()
+        .into_iter()
+        .filter(|line| line.contains("SVID") && !line.contains("spiffe.updated"));
+    assert_eq!(warnings.collect::<Vec<_>>(), Vec::<String>::new());
+    let status = world.admin("/status").await.text();
+    assert!(!status.contains("white space"), "{status}");
+    let output = cli::run(world.folder(), &["check", "--online"]).await;
+    assert!(!output.all().contains("white space"), "{}", output.all());
 }
 
 #[tokio::test]
@@ -218,6 +270,10 @@ async fn an_agent_that_is_away_is_named_with_the_remedy() {
         "{said}"
     );
     assert!(said.contains("start the agent, mount its socket"), "{said}");
+    assert!(
+        said.ends_with("; check the agent, and spiffe in [issuer.corp]; bearerd asks the agent again"),
+        "{said}"
+    );
     assert_eq!(world.issuer().count(), 0, "the issuer was not asked");
     agent.again();
     eventually("a token", || async { (world.get("/").await.status == 200).then_some(()) }).await;
@@ -280,6 +336,20 @@ async fn an_agent_that_is_silent_or_speaks_something_else_is_an_error_in_time() 
 }
 
 #[tokio::test]
+async fn a_jwt_svid_that_cannot_be_read_is_told_with_what_it_needs() {
+    let agent = Agent::start().await;
+    let [header, claims] = [
+        serde_json::json!({ "alg": "ES256", "kid": "key-1" }),
+        serde_json::json!({ "sub": "spiffe://example.org/billing", "aud": ["x"], "exp": unix_now() + 300.5 }),
+    ]
+    .map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    agent.jwt_text(format!("{header}.{claims}.canary"));
+    let world = scene(&agent, "").await.start().await;
+    let said = detail(&world).await;
+    assert!(said.contains("its claims need `sub`, `aud`, and `exp` in whole seconds"), "{said}");
+}
+
+#[tokio::test]
 async fn an_agent_that_hangs_holds_up_no_value_of_another_agent() {
     let (hung, good) = (Agent::start().await, Agent::start().await);
     hung.mood(Mood::Silent);
@@ -326,6 +396,8 @@ async fn wrong_keys_are_config_errors() {
         ("{ spiffe = { audience = \"\", socket = \"unix:/a\" } }", "is empty"),
         ("{ spiffe = { audience = \"x\", socket = \"/a\" } }", "is not a Unix socket"),
         ("{ spiffe = { audience = \"x\", socket = \"unix:\" } }", "needs a path"),
+        ("{ spiffe = { audience = \"x\", socket = \"unix://run/a\" } }", "names a host"),
+        ("{ spiffe = { audience = \"x\", socket = \"tcp://127.0.0.1:1\" } }", "is not a Unix socket"),
         (
             "{ spiffe = { audience = \"x\", socket = \"unix:/a\", id = \"example.org/a\" } }",
             "is not a SPIFFE ID",

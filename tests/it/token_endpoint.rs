@@ -303,6 +303,13 @@ async fn other_methods_and_paths_are_refused() {
     expect_error(&exchange(&world, keyed(RawRequest::get("/token/../x"))).await, 400, "invalid_request");
     let connect = keyed(RawRequest::new("CONNECT", "api.example.com:443")).host("api.example.com:443");
     expect_error(&exchange(&world, connect).await, 405, "invalid_request");
+    for (target, allow) in [("/token", "POST, OPTIONS"), ("/token/corp", "GET, HEAD, POST, OPTIONS")] {
+        let response = exchange(&world, keyed(RawRequest::new("TRACE", target))).await;
+        expect_error(&response, 405, "invalid_request");
+        assert_eq!(response.header("allow"), Some(allow));
+    }
+    let whole = exchange(&world, keyed(RawRequest::new("OPTIONS", "*"))).await;
+    assert_eq!((whole.status, whole.header("allow")), (204, Some("GET, HEAD, POST, OPTIONS")));
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use crate::config::{
     Address, Config, ConnectionConfig, Egress, HeaderCase, HostPattern, ListenerConfig, Protocol, Roots,
     Source, TlsOptions, UpstreamTarget,
 };
-use crate::proxy::host_key;
+use crate::net::host_and_port;
 
 const HTTPS: u16 = 443;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -87,7 +87,7 @@ impl Way {
             Egress::Proxy { host: address.ip().to_string(), port: address.port(), userinfo: self.userinfo };
         Planned {
             routes: vec![self.route],
-            upstream: format!("https://{}", host_key(&host, port, 0)),
+            upstream: format!("https://{}", host_and_port(&host, port)),
             target: UpstreamTarget::Tcp { https: true, host, port },
             connection: ConnectionConfig {
                 protocol: Protocol::Auto,

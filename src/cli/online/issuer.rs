@@ -15,7 +15,7 @@ use crate::cli::online::report::{
 };
 use crate::cli::online::{Bounds, Wanted, guess, out_of_time, tls_report};
 use crate::cli::token::decode_jwt;
-use crate::clock::{Clock, SystemClock, millis};
+use crate::clock::{SystemClock, millis};
 use crate::config::client_auth::{Method, Proof};
 use crate::config::{Budget, CredentialKey, IssuerConfig, Source, TokenEndpoint};
 use crate::issuer::{self, FailureKind, Grant, Issuer, IssuerError, chained_by_either, examine};
@@ -128,7 +128,7 @@ fn not_asked(wanted: Wanted) -> CredentialReport {
 
 async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialReport, Option<IssuerError>) {
     let mut report = CredentialReport { asked: true, ..not_asked(wanted.clone()) };
-    let (started, requested) = (Instant::now(), SystemClock.wall());
+    let started = Instant::now();
     let outcome: Result<Grant, IssuerError> = match bounds.hold(issuer.fetch(&wanted.key)).await {
         Some(outcome) => outcome,
         None => Err(IssuerError::new(
@@ -141,7 +141,7 @@ async fn one(issuer: &Issuer, wanted: &Wanted, bounds: Bounds) -> (CredentialRep
         Ok(grant) => {
             report.ok = true;
             report.status = issuer.last_response().map(|answer| answer.status);
-            report.token = Some(token_report(&grant, &wanted.key, issuer.config(), requested));
+            report.token = Some(token_report(&grant, &wanted.key, issuer.config()));
             (report, None)
         }
         Err(error) => {
@@ -472,18 +472,13 @@ const CLAIMS: [&str; 9] = ["iss", "aud", "azp", "client_id", "scp", "scope", "ro
 /// The claims in which issuers write scopes.
 pub(super) const SCOPE_CLAIMS: [&str; 2] = ["scope", "scp"];
 
-fn token_report(
-    grant: &Grant,
-    key: &CredentialKey,
-    config: &IssuerConfig,
-    requested: SystemTime,
-) -> TokenReport {
+fn token_report(grant: &Grant, key: &CredentialKey, config: &IssuerConfig) -> TokenReport {
     let claims = grant.token.expose_str().and_then(decode_jwt).map(|jwt| shown_claims(&jwt.claims));
     let granted = grant.scope.clone().or_else(|| claims.as_ref().and_then(scopes_claimed));
     TokenReport {
         kind: token_type_name(&grant.token_type),
-        expires_in: grant.lifetime(config.default_lifetime, requested).as_secs(),
-        expires_in_assumed: grant.stated_lifetime(requested).is_none(),
+        expires_in: grant.lifetime(config.default_lifetime).as_secs(),
+        expires_in_assumed: grant.expires_in.is_none(),
         not_granted: granted.map(|granted| missing(&key.scopes, &granted)).unwrap_or_default(),
         scope: grant.scope.clone(),
         claims,

@@ -35,6 +35,22 @@ impl Address {
             _ => false,
         }
     }
+
+    /// Whether a connection from this machine to this host and port arrives here. Names are not resolved.
+    pub(crate) fn is_reached_by(&self, host: &str, port: u16) -> bool {
+        let Self::Tcp(own) = self else { return false };
+        if port != own.port() {
+            return false;
+        }
+        let own = own.ip().to_canonical();
+        let Ok(asked) = host.parse::<IpAddr>().map(|address| address.to_canonical()) else {
+            return host.eq_ignore_ascii_case("localhost") && (own.is_loopback() || own.is_unspecified());
+        };
+        // Connecting to 0.0.0.0 connects to this machine.
+        asked == own
+            || (own.is_unspecified() && asked.is_loopback())
+            || (asked.is_unspecified() && own.is_loopback())
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

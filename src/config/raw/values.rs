@@ -452,7 +452,7 @@ pub(crate) struct RawJwtSvid {
     #[schemars(extend("x-errors" = "missing; empty"))]
     pub audience: Option<String>,
     /// The agent's socket. Default: `$SPIFFE_ENDPOINT_SOCKET`.
-    #[schemars(extend("x-errors" = "not `unix:`; missing without `$SPIFFE_ENDPOINT_SOCKET`"))]
+    #[schemars(extend("x-errors" = "not `unix:`, or with a host; missing without `$SPIFFE_ENDPOINT_SOCKET`"))]
     pub socket: Option<String>,
     /// The SPIFFE ID, if the agent has several for this program. Default: the first one.
     #[schemars(extend("x-errors" = "not `spiffe://TRUST-DOMAIN/PATH`"))]
@@ -465,7 +465,7 @@ pub(crate) struct RawJwtSvid {
 #[schemars(deny_unknown_fields, rename = "X509Svid")]
 pub(crate) struct RawX509Svid {
     /// The agent's socket. Default: `$SPIFFE_ENDPOINT_SOCKET`.
-    #[schemars(extend("x-errors" = "not `unix:`; missing without `$SPIFFE_ENDPOINT_SOCKET`"))]
+    #[schemars(extend("x-errors" = "not `unix:`, or with a host; missing without `$SPIFFE_ENDPOINT_SOCKET`"))]
     pub socket: Option<String>,
     /// The SPIFFE ID, if the agent has several for this program. Default: the first one.
     #[schemars(extend("x-errors" = "not `spiffe://TRUST-DOMAIN/PATH`"))]
@@ -478,7 +478,7 @@ pub(crate) struct RawX509Svid {
 #[schemars(deny_unknown_fields, rename = "ListenerSvid")]
 pub(crate) struct RawListenerSvid {
     /// The agent's socket. Default: `$SPIFFE_ENDPOINT_SOCKET`.
-    #[schemars(extend("x-errors" = "not `unix:`; missing without `$SPIFFE_ENDPOINT_SOCKET`"))]
+    #[schemars(extend("x-errors" = "not `unix:`, or with a host; missing without `$SPIFFE_ENDPOINT_SOCKET`"))]
     pub socket: Option<String>,
     /// The SPIFFE ID, if the agent has several for this program. Default: the first one.
     #[schemars(extend("x-errors" = "not `spiffe://TRUST-DOMAIN/PATH`"))]

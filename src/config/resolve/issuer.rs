@@ -16,6 +16,7 @@ use crate::config::raw::values::{
 use crate::config::raw::{RawBasic, RawDpop, RawIssuer, RawJwt, RawResponse, RawStandby, TokenMethod};
 use crate::config::reference::Source;
 use crate::config::report::{Report, Severity, did_you_mean};
+use crate::config::resolve::listener::Listeners;
 use crate::config::resolve::value::{self, claims, headers, params, reference, refuse_tables, scopes};
 use crate::config::resolve::{budget, digest, unwritten};
 use crate::config::types::{self, url};
@@ -30,6 +31,7 @@ pub(super) fn resolve(
     place: &Place<'_>,
     name: &str,
     raw: RawIssuer,
+    listeners: &Listeners,
     report: &mut Report,
 ) -> Option<IssuerConfig> {
     let found = report.problems.len();
@@ -109,7 +111,7 @@ pub(super) fn resolve(
         _ => egress,
     };
     if let Some(TokenEndpoint::Url(url) | TokenEndpoint::Discovery(url)) = &endpoint {
-        value::check_egress(place, (url.https, &url.host, url.port), &egress, report);
+        value::check_egress(place, (url.https, &url.host, url.port), &egress, listeners, report);
     }
     let issuer = IssuerConfig {
         name: name.into(),
@@ -162,7 +164,8 @@ impl IssuerConfig {
             client_auth: Some("none".to_owned()),
             ..RawIssuer::default()
         };
-        let issuer = unwritten(|place, report| resolve(place, "defaults", raw, report));
+        let issuer =
+            unwritten(|place, report| resolve(place, "defaults", raw, &Listeners::default(), report));
         Self { name: name.into(), digest: [0; 32], endpoint, ..issuer.expect("defaults have no errors") }
     }
 }

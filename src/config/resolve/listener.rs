@@ -26,6 +26,7 @@ use crate::config::resolve::value::{self, reference};
 use crate::config::types::{self, Wrong, quoted, url, wrong};
 
 /// All listeners, sorted by name.
+#[derive(Default)]
 pub(crate) struct Listeners {
     pub names: Vec<String>,
     /// `None` if it has errors.
@@ -46,7 +47,7 @@ pub(super) fn resolve(
     if written.is_empty() && program.is_none() {
         written.insert(MAIN.to_owned(), RawListener::default());
     }
-    let mut listeners = Listeners { names: Vec::new(), configs: Vec::new() };
+    let mut listeners = Listeners::default();
     let mut taken: Vec<(Address, String)> = Vec::new();
     taken.extend(admin.iter().map(|admin| (admin.address.clone(), "the admin address".to_owned())));
     for (name, raw) in written {
@@ -59,10 +60,20 @@ pub(super) fn resolve(
         listeners.names.push(name);
         listeners.configs.push(config);
     }
+    for (config, forward) in listeners.configs.iter().flatten().filter_map(|it| Some((it, it.forward()?))) {
+        // To any host.
+        let place = all.key(&config.name).key("forward");
+        value::check_egress(&place, (true, "tunnel.invalid", 443), &forward.egress, &listeners, report);
+    }
     if let Some(program) = program {
         serve_program(&mut listeners, program);
     }
     listeners
+}
+
+/// What is wrong with a target that is this listener.
+pub(super) fn own(name: &str) -> String {
+    format!("is bearerd's own listener `{name}`: requests would go round in a circle")
 }
 
 /// Adds a forward listener if there is none. Else, each one has a bundle that the program can be given.

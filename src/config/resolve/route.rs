@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::{Entry, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -48,7 +47,7 @@ pub(super) fn resolve(
     let egress = value::egress(&place.key("proxy"), raw.proxy, report);
     check_unix(place, upstream.as_ref(), &egress, report);
     if let Some(UpstreamTarget::Tcp { https, host, port }) = upstream.as_ref().map(|known| &known.target) {
-        value::check_egress(place, (*https, host, *port), &egress, report);
+        value::check_egress(place, (*https, host, *port), &egress, &known.listeners, report);
     }
     let route = RouteConfig {
         name: name.into(),
@@ -102,11 +101,7 @@ fn upstream(
         .flatten()
         .find(|listener| is_address(&upstream.target, &listener.address));
     if let Some(listener) = own {
-        report.error(
-            &at,
-            format!("is bearerd's own listener `{}`: requests would go round in a circle", listener.name),
-            "name the server that the requests are meant for",
-        );
+        report.error(&at, listener::own(&listener.name), "name the server that the requests are meant for");
         return None;
     }
     Some(upstream)
@@ -167,16 +162,7 @@ fn serving(listener: Option<usize>, known: &Known) -> impl Iterator<Item = &Arc<
 fn is_address(target: &UpstreamTarget, address: &Address) -> bool {
     match (target, address) {
         (UpstreamTarget::Unix(path), Address::Unix(own)) => path == own,
-        (UpstreamTarget::Tcp { host, port, .. }, Address::Tcp(own)) if *port == own.port() => {
-            let own = own.ip().to_canonical();
-            let Ok(asked) = host.parse::<IpAddr>().map(|address| address.to_canonical()) else {
-                return host == "localhost" && (own.is_loopback() || own.is_unspecified());
-            };
-            // Connecting to 0.0.0.0 connects to this machine.
-            asked == own
-                || (own.is_unspecified() && asked.is_loopback())
-                || (asked.is_unspecified() && own.is_loopback())
-        }
+        (UpstreamTarget::Tcp { host, port, .. }, own) => own.is_reached_by(host, *port),
         _ => false,
     }
 }

@@ -84,7 +84,7 @@ impl X509Svid {
 pub(super) fn socket(at: &Place<'_>, written: Option<String>, report: &mut Report) -> Option<PathBuf> {
     let place = at.key("socket");
     if let Some(text) = written {
-        return check(&place, unix(&text, &at.document.file.folder), report);
+        return check(&place, unix(&text, Some(&at.document.file.folder)), report);
     }
     let Some(text) = environment::spiffe_socket() else {
         report.missing(
@@ -94,7 +94,7 @@ pub(super) fn socket(at: &Place<'_>, written: Option<String>, report: &mut Repor
         );
         return None;
     };
-    match unix(&text, Path::new("/")) {
+    match unix(&text, None) {
         Ok(path) => Some(path),
         Err(Wrong { message, hint }) => {
             report.error(&place, format!("the environment's SPIFFE_ENDPOINT_SOCKET: {message}"), hint);
@@ -103,7 +103,8 @@ pub(super) fn socket(at: &Place<'_>, written: Option<String>, report: &mut Repor
     }
 }
 
-fn unix(text: &str, folder: &Path) -> Result<PathBuf, Wrong> {
+/// What the SPIFFE Workload Endpoint specification allows, and in a config file also a path that starts at its folder.
+fn unix(text: &str, folder: Option<&Path>) -> Result<PathBuf, Wrong> {
     let Some(path) = text.strip_prefix("unix:") else {
         return Err(wrong(
             format!("{} is not a Unix socket", quoted(text)),
@@ -111,7 +112,19 @@ fn unix(text: &str, folder: &Path) -> Result<PathBuf, Wrong> {
              travel in plain text",
         ));
     };
-    types::unix_path(path, folder)
+    if path.strip_prefix("//").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/')) {
+        return Err(wrong(
+            format!("{} names a host, and a Unix socket has none", quoted(text)),
+            "write three slashes: \"unix:///run/spire/agent-sockets/api.sock\"",
+        ));
+    }
+    if folder.is_none() && !path.is_empty() && !path.starts_with('/') {
+        return Err(wrong(
+            format!("the path of {} is not absolute", quoted(text)),
+            "write \"unix:/run/spire/agent-sockets/api.sock\"",
+        ));
+    }
+    types::unix_path(path, folder.unwrap_or_else(|| Path::new("/")))
 }
 
 /// The identity that the config names. `Some(None)`: it names none.

@@ -6,10 +6,12 @@ use std::time::Duration;
 use http::HeaderName;
 use toml::de::{DeTable, DeValue};
 
+use super::listener::{self, Listeners};
 use super::spiffe::{self, X509Svid};
 use crate::config::document::Place;
 use crate::config::model::{Egress, ParamValue, Params, Roots, TlsOptions};
 use crate::config::program::ProgramConfig;
+use crate::config::program::arguments::first_sure_secret;
 use crate::config::raw::RawTls;
 use crate::config::raw::values::{
     Lasting, RawEgress, RawElsewhere, RawEnv, RawParam, RawParams, RawProxy, RawReference, RawSecret,
@@ -348,6 +350,7 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     if command.iter().any(|word| word.contains('\0')) {
         report.error(&at, "contains a zero byte", "");
     }
+    warn_of_secret_argument(&at, &command, report);
     let timeout = time_to_make(place, timeout, report);
     let keep = keep.read(place, "keep", report);
     if !keep.is_zero() && keep < SHORTEST_KEEP {
@@ -365,6 +368,21 @@ fn program(place: &Place<'_>, raw: RawProgram, report: &mut Report) -> Option<So
     let has_errors = report.problems.iter().skip(found).any(|problem| problem.severity == Severity::Error);
     let folder = file.folder.clone();
     (!has_errors).then(|| Source::exec(ProgramConfig { command, folder, env, timeout, keep }, pointer))
+}
+
+/// An argument is text for the program, so a secret in it is not refused as other literals are.
+fn warn_of_secret_argument(at: &Place<'_>, command: &[String], report: &mut Report) {
+    let file = at.document.file;
+    let Some(index) = first_sure_secret(command).filter(|_| !file.access.owner_only) else { return };
+    report.warning(
+        &at.index(index),
+        "contains a secret as a literal, in a file that others may read",
+        format!(
+            "run `chmod 600 {}`, or give it to the program in `env` as {{ file = \"…\" }}, which also hides it from \
+             whoever lists the processes",
+            file.display.display()
+        ),
+    );
 }
 
 /// How long a value may take.
@@ -773,31 +791,45 @@ fn warn_of_the_environment(place: &Place<'_>, report: &mut Report) {
 }
 
 /// Checks the way to a target. A proxy must not carry what is plain because it stays on this machine: a proxy elsewhere opens
-/// its tunnel there, and could read it. A proxy of the environment must be usable.
+/// its tunnel there, and could read it. A proxy of the environment must be usable, and none is a listener of bearerd's own.
 pub(super) fn check_egress(
     place: &Place<'_>,
     (https, host, port): (bool, &str, u16),
     egress: &Egress,
+    listeners: &Listeners,
     report: &mut Report,
 ) {
+    let at = place.key("proxy");
+    let refuse_own = |(proxy, port): (&str, u16), who: &str, report: &mut Report| {
+        let mut configs = listeners.configs.iter().flatten();
+        if let Some(own) = configs.find(|config| config.address.is_reached_by(proxy, port)) {
+            let message = format!("{who}{}", listener::own(&own.name));
+            report.error(&at, message, "name the proxy that leads to other networks, or leave `proxy` out");
+        }
+    };
     match egress {
         Egress::Proxy { host: proxy, .. }
             if !https && url::is_this_machine(host) && !url::is_this_machine(proxy) =>
         {
             report.error(
-                &place.key("proxy"),
+                &at,
                 "http:// is only for this machine, and a proxy elsewhere would take it over the network in the clear",
                 "leave `proxy` out",
             );
         }
         Egress::Env => {
             let variables = environment::proxy_variables();
-            let unusable = variables.named_for(host, port, https).and_then(Variable::unusable);
-            if let Some(why) = unusable {
-                report.error(&place.key("proxy"), why, Variable::REMEDY);
+            let Some(variable) = variables.named_for(host, port, https) else { return };
+            match (variable.unusable(), variable.proxy()) {
+                (Some(why), _) => report.error(&at, why, Variable::REMEDY),
+                (None, Some((proxy, port))) => {
+                    refuse_own((&proxy, port), &format!("the environment's {} ", variable.name), report);
+                }
+                (None, None) => {}
             }
         }
-        Egress::Direct | Egress::Proxy { .. } => {}
+        Egress::Proxy { host, port, .. } => refuse_own((host, *port), "", report),
+        Egress::Direct => {}
     }
 }
 

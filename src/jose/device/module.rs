@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHan
 use cryptoki::session::{Session, SessionState, UserType};
 use cryptoki::slot::{Slot, TokenInfo};
 use cryptoki::types::RawAuthPin;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{KeyUri, Public};
 use crate::aside::{Aside, SharedWork};
@@ -41,8 +41,10 @@ const THREADS: usize = 4;
 const LIMIT: Duration = Duration::from_secs(5);
 /// The first use of a module loads it, connects to its device, and logs in.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
-/// The least time between two attempts to initialize a module anew.
+/// The least time between two attempts to initialize a module anew, unless another PIN needs it.
 const RESTART_PAUSE_MS: u64 = 5000;
+/// The longest that a thread waits for the others to leave the module, so that it can be initialized anew.
+const ALONE_LIMIT_MS: u64 = 1000;
 /// The most refused PINs that are remembered for a token. It locks after fewer.
 const MOST_REFUSED: usize = 16;
 /// The most labels in an error.
@@ -71,11 +73,24 @@ struct Module {
     restarted: AtomicU64,
     /// How often it was finalized.
     generation: AtomicU64,
+    /// Held by the thread that initializes it anew.
+    restarting: Mutex<()>,
+    /// The threads that wait for [`Self::restarting`]. They do not use the module meanwhile.
+    waiting: AtomicUsize,
     loaded: Mutex<Loaded>,
     /// Sessions that nobody uses at the moment.
     sessions: Mutex<Vec<(Slot, Session)>>,
-    /// For each token, the PINs that it refused. Locked during a login, so that a PIN is tried once.
-    refused: Mutex<HashMap<String, Vec<Secret>>>,
+    /// Of each token. Locked during a login, so that a PIN is tried once.
+    logins: Mutex<HashMap<String, Logins>>,
+}
+
+/// What is known of the logins to a token.
+#[derive(Default)]
+struct Logins {
+    /// The PINs that it refused.
+    refused: Vec<Secret>,
+    /// The last one: the generation of the module, and the PIN unless it was refused.
+    last: Option<(u64, Option<Secret>)>,
 }
 
 #[derive(Default)]
@@ -87,8 +102,11 @@ struct Loaded {
 
 /// Why a module did not do something.
 enum Failure {
-    /// A module may see a new token only after it was initialized again.
-    NoToken(String),
+    /// A module may see a new token, or another state of its PIN, only after it was initialized again.
+    NotReady(String),
+    /// In this generation, the module compared the token's PIN with another one. Some compare all later ones with what the PIN
+    /// was then, even if another program changes it.
+    OtherPin,
     /// The device is lost. Some modules connect to it only when they are initialized.
     Lost(String),
     /// The operation failed, so that a new session may help.
@@ -100,7 +118,8 @@ enum Failure {
 impl Failure {
     fn text(self) -> String {
         match self {
-            Self::NoToken(text) | Self::Lost(text) | Self::Device(text) | Self::Final(text) => text,
+            Self::NotReady(text) | Self::Lost(text) | Self::Device(text) | Self::Final(text) => text,
+            Self::OtherPin => "the module has to be initialized anew before it gets another PIN".to_owned(),
         }
     }
 }
@@ -142,8 +161,8 @@ pub(super) fn retry_refused_pins() {
     let modules = lock(&MODULES).clone();
     for module in modules {
         // A login that hangs must not hold up whoever asks for this.
-        if let Ok(mut refused) = module.refused.try_lock() {
-            refused.clear();
+        if let Ok(mut logins) = module.logins.try_lock() {
+            logins.values_mut().for_each(|token| token.refused.clear());
         }
     }
 }
@@ -197,6 +216,7 @@ impl OpenKey {
             if first.is_ok() {
                 return first;
             }
+            let seen = module.generation();
             // The session, the login, or the key may be gone.
             let sign_again = || {
                 let found = module.find_again(&uri, pin.as_ref())?;
@@ -208,7 +228,7 @@ impl OpenKey {
                 module.sign(found.at, &text, &public)
             };
             match sign_again() {
-                Err(Failure::Lost(_)) if module.restart() => sign_again(),
+                Err(Failure::Lost(_)) if module.restart(seen, RESTART_PAUSE_MS) => sign_again(),
                 outcome => outcome,
             }
         };
@@ -241,9 +261,11 @@ impl Module {
             moved: AtomicU64::new(now_ms()),
             restarted: AtomicU64::new(0),
             generation: AtomicU64::new(0),
+            restarting: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             loaded: Mutex::default(),
             sessions: Mutex::default(),
-            refused: Mutex::default(),
+            logins: Mutex::default(),
         }));
         modules.push(new);
         new
@@ -314,14 +336,20 @@ impl Module {
     }
 
     /// Lets the module connect to its device and look for tokens anew, unless another thread uses it or this was done just now.
-    /// Keys in its other tokens log in again.
-    fn restart(&self) -> bool {
-        let others = u32::try_from(THREADS - 1).expect("a few");
-        let Ok(_alone) = self.free.try_acquire_many(others) else { return false };
+    /// Keys in its other tokens log in again. Whoever asks for this holds no session. `true` as well if another thread did it
+    /// after the generation `seen`.
+    fn restart(&self, seen: u64, pause_ms: u64) -> bool {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let _one = lock(&self.restarting);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        if self.generation() != seen {
+            return true;
+        }
         let now = now_ms();
-        if now.saturating_sub(self.restarted.load(Ordering::Relaxed)) < RESTART_PAUSE_MS {
+        if now.saturating_sub(self.restarted.load(Ordering::Relaxed)) < pause_ms {
             return false;
         }
+        let Some(_alone) = self.alone() else { return false };
         self.restarted.store(now, Ordering::Relaxed);
         self.generation.fetch_add(1, Ordering::Relaxed);
         self.drop_sessions();
@@ -332,6 +360,22 @@ impl Module {
             loaded.initialized = false;
         }
         true
+    }
+
+    /// Waits until no other thread uses the module. Only for the thread that holds [`Self::restarting`].
+    fn alone(&self) -> Option<SemaphorePermit<'_>> {
+        let started = now_ms();
+        loop {
+            let others = (THREADS - 1).saturating_sub(self.waiting.load(Ordering::SeqCst));
+            let others = u32::try_from(others).expect("a few");
+            if let Ok(alone) = self.free.try_acquire_many(others) {
+                return Some(alone);
+            }
+            if now_ms().saturating_sub(started) >= ALONE_LIMIT_MS {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn drop_sessions(&self) {
@@ -374,58 +418,81 @@ impl Module {
 
     /// Finds the key. If that fails, again: with new sessions, and then with a module that was initialized anew.
     fn find_again(&self, uri: &KeyUri, pin: Option<&Secret>) -> Result<Found, Failure> {
-        let mut outcome = self.find(uri, pin);
+        let seen = self.generation();
+        let mut outcome = self.find(uri, pin, false);
         if let Err(Failure::Device(_) | Failure::Lost(_)) = outcome {
             self.drop_sessions();
-            outcome = self.find(uri, pin);
+            outcome = self.find(uri, pin, false);
         }
         match outcome {
-            Err(Failure::NoToken(_) | Failure::Lost(_)) if self.restart() => self.find(uri, pin),
+            Err(Failure::NotReady(_) | Failure::Lost(_)) if self.restart(seen, RESTART_PAUSE_MS) => {
+                self.find(uri, pin, true)
+            }
+            Err(Failure::OtherPin) => {
+                // Most modules take the right one without it, too.
+                self.restart(seen, 0);
+                self.find(uri, pin, true)
+            }
             outcome => outcome,
         }
     }
 
-    fn find(&self, uri: &KeyUri, pin: Option<&Secret>) -> Result<Found, Failure> {
+    /// `any_pin`: also one that is not the last one of this generation.
+    fn find(&self, uri: &KeyUri, pin: Option<&Secret>, any_pin: bool) -> Result<Found, Failure> {
         let context = self.context()?;
         let (slot, token) = find_token(&context, uri)?;
         let session = self.session(slot)?;
-        self.log_in(&session, &token, pin)?;
+        self.log_in(&session, &token, pin, any_pin)?;
         let key = find_key(&session, &token, uri, pin.is_some())?;
         let public = public_half(&session, key)?;
         self.keep(slot, session);
         Ok(Found { at: Place { generation: self.generation(), slot, key }, public })
     }
 
-    fn log_in(&self, session: &Session, token: &TokenInfo, pin: Option<&Secret>) -> Result<(), Failure> {
+    fn log_in(
+        &self,
+        session: &Session,
+        token: &TokenInfo,
+        pin: Option<&Secret>,
+        any_pin: bool,
+    ) -> Result<(), Failure> {
         let is_user = |session: &Session| -> Result<bool, Failure> {
             let state = session.get_session_info()?.session_state();
             Ok(matches!(state, SessionState::RoUser | SessionState::RwUser))
         };
         let Some(pin) = pin else { return Ok(()) };
         // Others wait here, so that a wrong PIN costs one try.
-        let mut refused = lock(&self.refused);
+        let mut logins = lock(&self.logins);
         if is_user(session)? {
             return Ok(());
         }
         let (name, serial) = (quoted(token.label()), token.serial_number());
-        let refused = refused.entry(format!("{serial} {name}")).or_default();
-        if refused.contains(pin) {
+        let logins = logins.entry(format!("{serial} {name}")).or_default();
+        if logins.refused.contains(pin) {
             return Err(wrong_pin(&name));
         }
+        let generation = self.generation();
+        let is_another = |(of, last): &(u64, Option<Secret>)| *of == generation && last.as_ref() != Some(pin);
+        if !any_pin && logins.last.as_ref().is_some_and(is_another) {
+            return Err(Failure::OtherPin);
+        }
         if token.user_pin_locked() {
-            return Err(Failure::Final(format!(
+            return Err(Failure::NotReady(format!(
                 "the PIN of token {name} is locked after wrong PINs: unlock it with the security officer's PIN"
             )));
         }
         if token.user_pin_final_try() {
-            return Err(Failure::Final(format!(
+            return Err(Failure::NotReady(format!(
                 "the token {name} locks at the next wrong PIN, so bearerd does not try one: log in once with another \
                  program (pkcs11-tool --login --list-objects)"
             )));
         }
         let raw = RawAuthPin::new(Box::new(pin.expose().to_vec()));
         match session.login_with_raw(UserType::User, &raw) {
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => Ok(()),
+            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
+                logins.last = Some((generation, Some(pin.clone())));
+                Ok(())
+            }
             Err(Error::Pkcs11(
                 RvError::PinIncorrect
                 | RvError::PinInvalid
@@ -434,14 +501,15 @@ impl Module {
                 | RvError::PinLocked,
                 _,
             )) => {
-                if refused.len() == MOST_REFUSED {
-                    refused.remove(0);
+                if logins.refused.len() == MOST_REFUSED {
+                    logins.refused.remove(0);
                 }
-                refused.push(pin.clone());
+                logins.refused.push(pin.clone());
+                logins.last = Some((generation, None));
                 Err(wrong_pin(&name))
             }
             Err(Error::Pkcs11(RvError::UserPinNotInitialized, _)) => {
-                Err(Failure::Final(format!("the token {name} has no user PIN yet: set one")))
+                Err(Failure::NotReady(format!("the token {name} has no user PIN yet: set one")))
             }
             Err(error) => Err(error.into()),
         }
@@ -513,7 +581,7 @@ fn list(mut names: Vec<String>) -> String {
 
 fn find_token(context: &Pkcs11, uri: &KeyUri) -> Result<(Slot, TokenInfo), Failure> {
     let mut there = Vec::new();
-    let mut matching = Vec::new();
+    let (mut matching, mut fitting) = (Vec::new(), Vec::new());
     for slot in context.get_slots_with_token()? {
         // A token that is being removed is not there.
         let Ok(token) = context.get_token_info(slot) else { continue };
@@ -529,19 +597,22 @@ fn find_token(context: &Pkcs11, uri: &KeyUri) -> Result<(Slot, TokenInfo), Failu
         ];
         let fits = named.into_iter().all(|(wanted, has)| wanted.as_ref().is_none_or(|wanted| wanted == has));
         if fits && uri.slot.is_none_or(|wanted| wanted == slot.id()) {
+            let (label, serial) = (quoted(token.label()), quoted(token.serial_number()));
+            fitting.push(format!("{label} with serial {serial} and slot-id {}", slot.id()));
             matching.push((slot, token));
         }
     }
     let several = matching.len() > 1;
     match matching.pop() {
         Some(one) if !several => Ok(one),
-        Some(_) => {
-            Err(Failure::Final(format!("{uri} fits several tokens ({}): add serial or slot-id", list(there))))
-        }
+        Some(_) => Err(Failure::Final(format!(
+            "{uri} fits several tokens ({}): add serial or slot-id",
+            list(fitting)
+        ))),
         None if there.is_empty() => {
-            Err(Failure::NoToken("the module has no token: is the device connected?".to_owned()))
+            Err(Failure::NotReady("the module has no token: is the device connected?".to_owned()))
         }
-        None => Err(Failure::NoToken(format!("no token fits {uri}; there are {}", list(there)))),
+        None => Err(Failure::NotReady(format!("no token fits {uri}; there are {}", list(there)))),
     }
 }
 

@@ -135,6 +135,13 @@ impl Signer {
         Ok(Self { chain, parsed, permits, subject, key_id, key, leaf, leaf_key, sessions })
     }
 
+    /// Whether its constraints permit one of the hosts.
+    pub(super) fn permits_any(&self, hosts: &Hosts) -> bool {
+        let permits =
+            |host: String| self.permits.as_ref().is_none_or(|permitted| permitted.permit_host(&host));
+        hosts.examples().any(permits)
+    }
+
     pub(super) fn make(&self, host: &str, now: SystemTime) -> Result<Made, TlsSettingsError> {
         let ca_end = self.parsed.not_after();
         let begin = (now - EARLIER).max(self.parsed.not_before());

@@ -274,6 +274,49 @@ async fn t05_without_a_lifetime_the_default_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lifetime_counts_from_the_request_and_not_from_the_wait_for_its_values() {
+    let rig = Rig::new();
+    rig.idp.making(8_000);
+    rig.idp.respond(|number| Ok(grant(number, 5)));
+    assert_eq!(rig.request_text().await, "t1");
+    let status = rig.slot.status();
+    let asked = rig.idp.asked_moment(1).wall;
+    assert_eq!(status.expires_at.unwrap(), asked + Duration::from_secs(5));
+
+    // Clocks that jump before the request do not make its token older.
+    let rig = Rig::new();
+    rig.idp.making(8_000);
+    rig.slot.prefetch();
+    rig.pass(5.0).await;
+    rig.clock.suspend(7_200);
+    rig.clock.jump_wall(7_200);
+    assert_eq!(rig.request_text().await, "t1");
+    assert_eq!(rig.slot.status().state, "valid");
+    // Those that jump after it do.
+    let rig = Rig::new();
+    rig.idp.delay(8_000);
+    rig.slot.prefetch();
+    rig.pass(5.0).await;
+    rig.clock.suspend(7_200);
+    assert_eq!(rig.request().await.err().unwrap().kind, TokenErrorKind::Refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_values_brings_no_two_requests_within_a_second() {
+    let rig = Rig::new();
+    rig.idp.respond(|number| Ok(grant(number, 1)));
+    rig.idp.making(3_000);
+    rig.request_text().await;
+    rig.idp.making(0);
+    while rig.idp.asked() < 3 {
+        rig.pass(0.05).await;
+        rig.request_text().await;
+    }
+    let asked = rig.idp.asked_at_exactly();
+    assert!(asked.windows(2).all(|pair| pair[1] - pair[0] >= 1.0), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn t60_a_wall_clock_two_hours_ahead_expires_the_token_and_is_refetched_once() {
     let rig = Rig::new();
     rig.request_text().await;

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::{Rig, away, failure, grant, settle, unreached};
+use crate::clock::Moment;
 use crate::issuer::{FailureKind, IssuerError};
-use crate::token::schedule::Moment;
 use crate::token::{RetryCause, Token};
 
 /// The state of the issuer.

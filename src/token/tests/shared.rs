@@ -105,6 +105,21 @@ async fn a_thousand_replicas_that_start_together_make_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shared_lifetime_counts_from_the_request_and_not_from_the_wait_for_its_values() {
+    let fleet = Fleet::of(2);
+    fleet.idp.making(8_000);
+    fleet.idp.respond(|number| Ok(grant(number, 20)));
+    assert_eq!(fleet.text(0).await, "t1");
+    fleet.pass(1.0).await;
+    assert_eq!(fleet.text(1).await, "t1");
+    let expiry = |replica| fleet.slot(replica).status().expires_at.unwrap();
+    let right = fleet.idp.asked_moment(1).wall + Duration::from_secs(20);
+    assert_eq!(expiry(0), right);
+    let apart = expiry(1).duration_since(right).unwrap_or_else(|early| early.duration());
+    assert!(apart <= Duration::from_millis(100), "{apart:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_renewal_is_one_request_and_at_most_two_reads_for_each_replica() {
     let fleet = Fleet::of(50);
     fleet.idp.respond(|number| Ok(grant(number, 60)));

@@ -114,6 +114,22 @@ async fn what_is_not_tls_inside_a_connect_is_told_so() {
     assert_eq!(world.upstream().count(), 0);
 }
 
+#[tokio::test]
+async fn a_program_that_does_not_trust_the_ca_is_told_of_in_the_log() {
+    let world = forward().await.start().await;
+    for _ in 0..2 {
+        let wire = connect(&world, &format!("{HOST}:443")).await;
+        // It knows other roots.
+        assert!(secure(wire, tls::ca().client(&[], None), HOST, HOST).await.is_err());
+    }
+    let line = world.log().wait("the warning", |line| line.contains("caller.distrusts_ca")).await;
+    for words in ["\"WARN\"", &format!("\"host\":\"{HOST}\""), "as `bearerd ca` explains"] {
+        assert!(line.contains(words), "{words}: {line}");
+    }
+    let again = |line: &str| line.contains("caller.tls_failed") && line.contains(HOST);
+    world.log().wait("the second one, which does not flood the log", again).await;
+}
+
 /// A program that sends too early what is for the tunnel may send what somebody else chose.
 #[tokio::test]
 async fn what_follows_a_refused_connect_is_no_request() {

@@ -56,6 +56,21 @@ async fn a_reload_exchanges_routes_for_new_and_open_connections() {
     assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200);
 }
 
+/// A program reads its bundle once, when it starts.
+#[tokio::test]
+async fn reloads_that_add_hosts_leave_running_programs_their_old_ones() {
+    let mut world = forward().await.start().await;
+    let bundle_at_start = trusting(&world, &[]);
+    for n in 0..6 {
+        let route = format!("[[route]]\nname = \"r{n}\"\nhost = \"h{n}.test\"\nanonymous = true\n");
+        world.change(|text| format!("{text}\n{route}"));
+        world.reload().await;
+        let wire = connect(&world, &format!("{HOST}:443")).await;
+        let mut client = secure(wire, std::sync::Arc::clone(&bundle_at_start), HOST, HOST).await.unwrap();
+        assert_eq!(client.exchange(&RawRequest::get("/")).await.status, 200, "after {n} reloads");
+    }
+}
+
 const KEY: &str = "require_header = { name = \"proxy-authorization\", value = { file = \"key\" } }";
 
 /// What a program sends for the content `Basic a2V5`.

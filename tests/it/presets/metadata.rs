@@ -627,6 +627,7 @@ async fn with_key_files() -> Setup {
         ("tokens/good.key", ARC_KEY),
         ("tokens/notes.txt", "text-of-notes"),
         ("tokens/empty.key", "\n"),
+        ("tokens/lines.key", "k\u{1}k\nk"),
         ("tokens/large.key", &"k".repeat(4097)),
         ("tokens-2/beside.key", "key-beside"),
         ("outside.key", "key-outside"),
@@ -653,6 +654,7 @@ async fn only_a_key_file_below_the_folder_is_read() {
         ("{folder}/tokens/text.key", "has a name that does not end with .key"),
         ("{folder}/tokens/large.key", "is larger than 4 KiB"),
         ("{folder}/tokens/empty.key", "is empty"),
+        ("{folder}/tokens/lines.key", "contains control characters"),
         ("{folder}/tokens/nothing.key", "No such file"),
         ("{folder}/tokens/pipe.key", "is a pipe"),
     ] {

@@ -310,6 +310,45 @@ fn a_missing_proof_means_that_dpop_is_to_be_set() {
 }
 
 #[test]
+fn a_token_that_is_not_exchanged_is_told_from_a_provider_that_is_not_there() {
+    let google = configured(|config| {
+        config.grant_type = Some("urn:ietf:params:oauth:grant-type:token-exchange".to_owned());
+    });
+    let audience =
+        "The audience in ID Token [https://kubernetes.default.svc] does not match the expected audience.";
+    let condition = "The given credential is rejected by the attribute condition.";
+    let name = "Invalid value for \"audience\". This value should be the full resource name of the Identity Provider.";
+    let gone = "The target service indicated by the \"audience\" parameters is invalid. This might either be because the pool or provider is disabled or deleted or because it doesn't exist.";
+    for (code, text, remedy) in [
+        (
+            "invalid_grant",
+            audience,
+            "subject_token in params of [issuer.corp] and of the route is for another audience",
+        ),
+        (
+            "invalid_grant",
+            condition,
+            "the attribute condition at the issuer does not accept the claims of subject_token",
+        ),
+        ("unauthorized_client", condition, "the attribute condition at the issuer does not accept"),
+        (
+            "invalid_request",
+            name,
+            "audience in params of [issuer.corp] or of the route names no identity provider",
+        ),
+        (
+            "invalid_target",
+            gone,
+            "audience in params of [issuer.corp] or of the route names no identity provider",
+        ),
+    ] {
+        let said = json!({ "error": code, "error_description": text }).to_string();
+        let found = google.error(said).remedy.unwrap();
+        assert!(found.contains(remedy) && !found.contains("grant"), "{text}: {found}");
+    }
+}
+
+#[test]
 fn the_audience_of_an_assertion_and_that_of_a_token_are_distinguished() {
     let signing = || configured(|config| config.jwt = jwt(JwtUse::ClientAssertion));
     let said = |code: &str, text: &str| format!(r#"{{"error":"{code}","error_description":"{text}"}}"#);

@@ -22,7 +22,7 @@ fn text() -> Case {
 
 fn lifetime(case: &Case, body: &str) -> (u64, Vec<ResponseWarning>) {
     let (grant, notes) = case.judge(body).unwrap();
-    (grant.lifetime(Duration::from_secs(300), now()).as_secs(), notes)
+    (grant.lifetime(Duration::from_secs(300)).as_secs(), notes)
 }
 
 #[test]
@@ -112,6 +112,16 @@ fn an_exp_has_the_bounds_of_expires_in() {
     ] {
         assert_eq!(lifetime(&text(), &jwt(&json!({ "exp": exp }))), (expected, vec![]), "{exp}");
     }
+}
+
+#[test]
+fn a_number_beyond_a_float_hides_no_other_claim() {
+    let claims = r#"{"x":1e999,"exp":1900001800,"aud":"api","cnf":{"jkt":"k"}}"#;
+    let token = format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims));
+    let (grant, _) = text().judge(&token).unwrap();
+    assert_eq!(grant.expires_in, Some(Duration::from_secs(1800)));
+    assert_eq!(grant.audience, Audience::Named("api".to_owned()));
+    assert!(grant.is_bound());
 }
 
 #[test]
