@@ -27,15 +27,12 @@ fn files(folder: &str) -> Vec<PathBuf> {
 /// Loads a copy whose mode does not depend on how this repository was checked out.
 fn load(path: &Path) -> Result<bearerd::config::Config, String> {
     use std::os::unix::fs::PermissionsExt;
-    let name = path.file_stem().unwrap().to_string_lossy();
-    let folder = std::env::temp_dir().join(format!("bearerd-fixture-{name}-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
-    let copy = folder.join("bearerd.toml");
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("bearerd.toml");
     fs::copy(path, &copy).unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o644)).unwrap();
     let result = bearerd::config::load(&copy);
-    fs::remove_dir_all(&folder).unwrap();
-    result.map_err(|problems| format!("{problems}\n").replace(&format!("{}/", folder.display()), ""))
+    result.map_err(|problems| format!("{problems}\n").replace(&format!("{}/", folder.path().display()), ""))
 }
 
 #[test]
