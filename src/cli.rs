@@ -316,7 +316,10 @@ fn until_signal(work: impl FnOnce() -> Result<Exit, Failure> + Send + 'static) -
     static WORKING: Aside = Aside::new("verb", 1);
     runtime()?.block_on(async {
         tokio::select! {
-            done = WORKING.run(work) => done.unwrap_or_else(|error| Err(Failure::new(Exit::No, format!("cannot start: {error}")))),
+            done = WORKING.run(work) => match done {
+                Ok(done) => done,
+                Err(error) => Err(Failure::new(Exit::No, format!("cannot start: {error}"))),
+            },
             signal = one_of([Signal::INT, Signal::TERM, Signal::HUP]) => {
                 config::end_programs();
                 Err(ended_by(signal, ""))

@@ -322,26 +322,28 @@ async fn other_variables_for_a_proxy_lead_to_bearerd_if_they_are_there() {
 #[tokio::test]
 async fn what_the_user_trusts_stays_trusted() {
     let setup = setup().await;
-    let (one, other) = (tls::ca(), tls::Ca::new("a private CA"));
+    let (one, other, third) = (tls::ca(), tls::Ca::new("a private CA"), tls::Ca::new("another"));
     setup.file("one.pem", &one.pem);
     setup.file("other.pem", &other.pem);
+    setup.file("third.pem", &third.pem);
     let script = "cat \"$SSL_CERT_FILE\"";
     let args = ["exec", "--", "sh", "-c", script];
     let env = [
         ("NODE_EXTRA_CA_CERTS", "one.pem"),
         ("REQUESTS_CA_BUNDLE", "other.pem"),
         ("AWS_CA_BUNDLE", "missing.pem"),
+        ("NPM_CONFIG_CAFILE", "third.pem"),
     ];
     let output = cli::run_with(setup.folder(), &args, &env).await;
     output.expect_code(0);
     let without = shell(&setup, script).await;
-    for pem in [&one.pem, &other.pem] {
+    for pem in [&one.pem, &other.pem, &third.pem] {
         assert!(output.stdout.contains(pem.trim()) && !without.stdout.contains(pem.trim()));
     }
     let certificates = |output: &cli::Output| output.stdout.matches("BEGIN CERTIFICATE").count();
     assert_eq!(
         certificates(&output),
-        certificates(&without) + 2,
+        certificates(&without) + 3,
         "the system's stay, and each is there once"
     );
 }

@@ -52,9 +52,8 @@ const JAVA: [&str; 3] = ["JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS
 
 /// The files with what the program would trust without bearerd, each with its variable.
 pub(super) fn trusted() -> Vec<(&'static str, PathBuf)> {
-    let files = trust::VARIABLES
-        .iter()
-        .filter_map(|variable| Some((variable.name, std::env::var_os(variable.name)?)));
+    let names = trust::VARIABLES.iter().map(|variable| variable.name).chain(OTHER_BUNDLES);
+    let files = names.filter_map(|name| Some((name, std::env::var_os(name)?)));
     files.filter(|(_, file)| !file.is_empty()).map(|(name, file)| (name, file.into())).collect()
 }
 
