@@ -351,6 +351,16 @@ async fn other_forms_of_targets_are_400() {
     assert_eq!(world.upstream().count(), 0);
 }
 
+/// A request over HTTP/2, and one over HTTP/1 in absolute form, with this authority and this `Host`.
+async fn sent_with_both(world: &World, authority: &str, host: &str) -> (Outcome, Response) {
+    let mut frames = Frames::connect(world.address("main")).await;
+    let fields =
+        [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", authority), ("host", host)];
+    frames.request(1, &fields, None).await;
+    let request = RawRequest::get(&format!("http://{authority}/")).host(host);
+    (frames.outcome(1).await, world.exchange(request).await)
+}
+
 #[tokio::test]
 async fn host_and_authority_that_differ_are_400() {
     let world = Setup::new().await.listener("names = [\"a.test\"]").start().await;
@@ -361,35 +371,16 @@ async fn host_and_authority_that_differ_are_400() {
         ("a.test", "a.test."),
         ("localhost", ""),
     ] {
-        let mut frames = Frames::connect(world.address("main")).await;
-        let fields = [
-            (":method", "GET"),
-            (":scheme", "http"),
-            (":path", "/"),
-            (":authority", authority),
-            ("host", host),
-        ];
-        frames.request(1, &fields, None).await;
-        let outcome = frames.outcome(1).await;
-        assert!(outcome.is_refusal(), "{authority:?} {host:?}: {outcome:?}");
-        let call = RawRequest::get(&format!("http://{authority}/")).host(host);
-        world.exchange(call).await.expect_problem(400, "bad_request");
+        let (http2, http1) = sent_with_both(&world, authority, host).await;
+        assert!(http2.is_refusal(), "{authority:?} {host:?}: {http2:?}");
+        http1.expect_problem(400, "bad_request");
     }
     assert_eq!(world.upstream().count(), 0);
     // The same after the normalization of RFC 3986 section 6.2.3, which RFC 9113 section 8.3.1 requires for this.
     for (authority, host) in [("localhost:80", "localhost"), ("localhost", "LOCALHOST:80")] {
-        let mut frames = Frames::connect(world.address("main")).await;
-        let fields = [
-            (":method", "GET"),
-            (":scheme", "http"),
-            (":path", "/"),
-            (":authority", authority),
-            ("host", host),
-        ];
-        frames.request(1, &fields, None).await;
-        assert!(frames.outcome(1).await.is_ok(), "{authority} {host}");
-        let call = RawRequest::get(&format!("http://{authority}/")).host(host);
-        world.exchange(call).await.expect_status(200);
+        let (http2, http1) = sent_with_both(&world, authority, host).await;
+        assert!(http2.is_ok(), "{authority} {host}");
+        http1.expect_status(200);
     }
     let mut frames = Frames::connect(world.address("main")).await;
     let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), ("host", "localhost")];
